@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import PretrainedConfig, SwinConfig
 
@@ -68,7 +68,7 @@ class RamConfig(PretrainedConfig):
     """
 
     model_type = "lion_ram"
-    sub_configs = {"vision_config": SwinConfig}
+    sub_configs: ClassVar[dict[str, type[PretrainedConfig]]] = {"vision_config": SwinConfig}
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -165,10 +166,10 @@ class RamForImageTagging(PreTrainedModel):
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _no_split_modules = ["SwinStage", "RamTaggingLayer"]
+    _no_split_modules: ClassVar[list[str]] = ["SwinStage", "RamTaggingLayer"]
     # A buffer that Swin computes itself: transformers 4 writes it into checkpoints, 5 does not.
-    _keys_to_ignore_on_load_missing = [r"relative_position_index"]
-    _keys_to_ignore_on_load_unexpected = [r"relative_position_index"]
+    _keys_to_ignore_on_load_missing: ClassVar[list[str]] = [r"relative_position_index"]
+    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"relative_position_index"]
 
     def __init__(self, config: RamConfig) -> None:
         super().__init__(config)
