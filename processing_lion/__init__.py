@@ -1,0 +1,35 @@
+"""Pixels and words in, words and boxes out: image processor, processor, prompts, grounding."""
+
+from processing_lion.grounding_lion import box_iou, draw_boxes, format_box, label_boxes, parse_boxes, to_pixels
+from processing_lion.image_processing_lion import LionImageProcessor, load_image, load_images
+from processing_lion.processing_lion import LionProcessor, add_qformer_bos_token
+from processing_lion.prompts_lion import (
+    PROMPT_TEMPLATES,
+    SOFT_PROMPT_TOKEN,
+    TASKS,
+    PromptTemplate,
+    format_prompt,
+    format_tags,
+    infer_task,
+)
+
+__all__ = [
+    "PROMPT_TEMPLATES",
+    "SOFT_PROMPT_TOKEN",
+    "TASKS",
+    "LionImageProcessor",
+    "LionProcessor",
+    "PromptTemplate",
+    "add_qformer_bos_token",
+    "box_iou",
+    "draw_boxes",
+    "format_box",
+    "format_prompt",
+    "format_tags",
+    "infer_task",
+    "label_boxes",
+    "load_image",
+    "load_images",
+    "parse_boxes",
+    "to_pixels",
+]
