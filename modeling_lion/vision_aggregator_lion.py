@@ -1,0 +1,116 @@
+"""
+The vision aggregator (paper section 3.2; official `fusion_adapter`): two BERT-style layers that refine the vision
+tower's last features by looking at its earlier ones.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from configuration_lion.configuration_lion import LionVisionAggregatorConfig
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    weights = nn.functional.softmax(torch.matmul(query, key.transpose(-1, -2)) * scaling, dim=-1)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+class LionVisionAggregatorAttention(nn.Module):
+    """Multi-head attention over image tokens, with output dense, residual and post-norm. No mask: all tokens count."""
+
+    def __init__(self, config: LionVisionAggregatorConfig, hidden_size: int):
+        super().__init__()
+        self.config = config
+        self.head_dim = hidden_size // config.num_attention_heads
+        self.is_causal = False
+        self.query = nn.Linear(hidden_size, hidden_size)
+        self.key = nn.Linear(hidden_size, hidden_size)
+        self.value = nn.Linear(hidden_size, hidden_size)
+        self.dense = nn.Linear(hidden_size, hidden_size)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layer_norm = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, hidden_states: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
+        """`hidden_states` and `context` are `(batch_size, num_patches + 1, hidden_size)`; no context: attend to self."""
+        context = hidden_states if context is None else context
+        query, key, value = (
+            states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+            for states in (self.query(hidden_states), self.key(context), self.value(context))
+        )
+        attend: Callable = eager_attention_forward
+        if self.config._attn_implementation not in (None, "eager"):
+            attend = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation]
+        attended, _ = attend(
+            self,
+            query,
+            key,
+            value,
+            attention_mask=None,
+            scaling=self.head_dim**-0.5,
+            dropout=self.config.dropout if self.training else 0.0,
+        )
+        attended = self.dropout(self.dense(attended.flatten(-2)))
+        return self.layer_norm(attended + hidden_states)
+
+
+class LionVisionAggregatorLayer(GradientCheckpointingLayer):
+    """Self-attention, cross-attention to an earlier vision block, feed-forward; each with a post-norm."""
+
+    def __init__(self, config: LionVisionAggregatorConfig, hidden_size: int):
+        super().__init__()
+        self.attention = LionVisionAggregatorAttention(config, hidden_size)
+        self.crossattention = LionVisionAggregatorAttention(config, hidden_size)
+        self.intermediate = nn.Linear(hidden_size, config.intermediate_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.dense = nn.Linear(config.intermediate_size, hidden_size)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layer_norm = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, hidden_states: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        hidden_states = self.crossattention(self.attention(hidden_states), context)
+        forwarded = self.dense(self.activation(self.intermediate(hidden_states)))
+        return self.layer_norm(self.dropout(forwarded) + hidden_states)
+
+
+class LionVisionAggregator(nn.Module):
+    """
+    Args:
+        config ([`LionVisionAggregatorConfig`]): Sizes; one layer for each of `context_layers`.
+        hidden_size (`int`): Width of the vision tower.
+    """
+
+    def __init__(self, config: LionVisionAggregatorConfig, hidden_size: int):
+        super().__init__()
+        self.layers = nn.ModuleList(LionVisionAggregatorLayer(config, hidden_size) for _ in config.context_layers)
+
+    def reset_outputs(self) -> None:
+        """Zero the output dense of every attention and feed-forward, so that a new aggregator only normalises."""
+        for layer in self.layers:
+            for dense in (layer.attention.dense, layer.crossattention.dense, layer.dense):
+                nn.init.zeros_(dense.weight)
+                nn.init.zeros_(dense.bias)
+
+    def forward(self, query_states: torch.Tensor, context_states: Sequence[torch.Tensor]) -> torch.Tensor:
+        """
+        Args:
+            query_states (`torch.Tensor` of shape `(batch_size, num_patches + 1, hidden_size)`):
+                Output of the vision block `query_layer`.
+            context_states (`Sequence[torch.Tensor]`): Outputs of the blocks `context_layers`, each of that shape.
+        """
+        for layer, context in zip(self.layers, context_states, strict=True):
+            query_states = layer(query_states, context)
+        return query_states
