@@ -75,7 +75,7 @@ class LionVisionAggregatorConfig(PretrainedConfig):
         self.output_layer_norm_eps = output_layer_norm_eps
 
     def fit_to_tower(self, num_vision_layers: int, hidden_size: int) -> None:
-        """Fill in the layer indices for a tower of `num_vision_layers` blocks; raise `ValueError` where they don't fit."""
+        """Fill in the layer indices for a tower of `num_vision_layers` blocks; `ValueError` where they don't fit."""
         last = num_vision_layers - 1
         if self.query_layer is None:
             self.query_layer = last

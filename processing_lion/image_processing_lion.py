@@ -1,7 +1,6 @@
 """Pictures in, pixel values out: loading of any picture source, and LION's image processor (Pillow and NumPy only)."""
 
 import io
-import logging
 import os
 import urllib.error
 import urllib.request
@@ -14,8 +13,6 @@ import PIL.Image
 import PIL.ImageOps
 import torch
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature, get_size_dict
-
-logger = logging.getLogger(__name__)
 
 # CLIP statistics, as in the official preprocessors/lion_preprocessors.py; ImageNet's are those of the RAM tagger.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -215,6 +212,7 @@ class LionImageProcessor(BaseImageProcessor):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.auto_map = {"AutoImageProcessor": "image_processing_lion.LionImageProcessor"}
         self.do_resize = do_resize
         self.size = _check_size(224 if size is None else size)
         self.resample = int(_check_resample(resample))

@@ -1,6 +1,6 @@
 """LION's processor: pictures, instructions, tags and answers in; tensors for the model, and words and boxes back."""
 
-import logging
+import json
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -14,8 +14,6 @@ from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpa
 from processing_lion.grounding_lion import label_boxes, to_pixels
 from processing_lion.image_processing_lion import ImageSource, LionImageProcessor, load_images
 from processing_lion.prompts_lion import SOFT_PROMPT_TOKEN, TASKS, format_tags, infer_task
-
-logger = logging.getLogger(__name__)
 
 _TRANSFORMERS_5 = int(transformers.__version__.split(".")[0]) >= 5
 _IGNORED_LABEL = -100
@@ -86,6 +84,7 @@ class LionProcessor(ProcessorMixin):
         super().__init__(
             image_processor, tokenizer, qformer_tokenizer, chat_template=chat_template or CHAT_TEMPLATE, **kwargs
         )
+        self.auto_map = {"AutoProcessor": "processing_lion.LionProcessor"}
         self.max_text_length = max_text_length
         self.max_qformer_text_length = max_qformer_text_length
         self.max_answer_length = max_answer_length
@@ -120,16 +119,25 @@ class LionProcessor(ProcessorMixin):
             AutoTokenizer.from_pretrained(pretrained_model_name_or_path, subfolder=qformer_subfolder, **kwargs),
         ]
 
-    if not _TRANSFORMERS_5:
-
-        def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> list[str]:
-            """Saves the processor; the Q-Former's tokenizer goes to the subfolder `qformer_tokenizer`."""
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
+        """
+        Saves image processor, tokenizers and settings, the Q-Former's tokenizer in the subfolder `qformer_tokenizer`.
+        What either major version of transformers saves, both load.
+        """
+        save_directory = os.fspath(save_directory)
+        if not _TRANSFORMERS_5:
             self.qformer_tokenizer.save_pretrained(os.path.join(save_directory, "qformer_tokenizer"))
             self.attributes = ["image_processor", "tokenizer"]  # shadows the class's list for this call
-            try:
-                return super().save_pretrained(save_directory, **kwargs)
-            finally:
-                del self.attributes
+        try:
+            files = super().save_pretrained(save_directory)
+        finally:
+            self.__dict__.pop("attributes", None)
+        if _TRANSFORMERS_5:
+            for folder in (save_directory, os.path.join(save_directory, "qformer_tokenizer")):
+                _make_tokenizer_readable_by_4(os.path.join(folder, "tokenizer_config.json"))
+        if push_to_hub:  # saves once more, to a folder of its own, so that all files are sent
+            self.push_to_hub(kwargs.pop("repo_id", os.path.basename(save_directory)), **kwargs)
+        return files
 
     # --- Inputs -----------------------------------------------------------------------------------------------------
 
@@ -365,6 +373,22 @@ class LionProcessor(ProcessorMixin):
                 }
             )
         return results
+
+
+def _make_tokenizer_readable_by_4(config_file: str) -> None:
+    """Writes a tokenizer's configuration that transformers 5 saved in the words that both major versions know."""
+    with open(config_file, encoding="utf-8") as file:
+        config = json.load(file)
+    if isinstance(config.get("extra_special_tokens"), list):
+        config["additional_special_tokens"] = config.pop("extra_special_tokens")
+    # Even at its default, version 4 answers it by conversion from the SentencePiece file, which version 5 leaves out.
+    if config.get("add_prefix_space") is True:
+        del config["add_prefix_space"]
+    if config.get("tokenizer_class") == "TokenizersBackend":
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    with open(config_file, "w", encoding="utf-8") as file:
+        json.dump(config, file, indent=2, ensure_ascii=False)
+        file.write("\n")
 
 
 def _strings(name: str, values: Any) -> list[str]:
