@@ -132,9 +132,8 @@ class LionProcessor(ProcessorMixin):
             files = super().save_pretrained(save_directory)
         finally:
             self.__dict__.pop("attributes", None)
-        if _TRANSFORMERS_5:
-            for folder in (save_directory, os.path.join(save_directory, "qformer_tokenizer")):
-                _make_tokenizer_readable_by_4(os.path.join(folder, "tokenizer_config.json"))
+        for folder in (save_directory, os.path.join(save_directory, "qformer_tokenizer")):
+            _make_tokenizer_portable(os.path.join(folder, "tokenizer_config.json"))
         if push_to_hub:  # saves once more, to a folder of its own, so that all files are sent
             self.push_to_hub(kwargs.pop("repo_id", os.path.basename(save_directory)), **kwargs)
         return files
@@ -375,13 +374,14 @@ class LionProcessor(ProcessorMixin):
         return results
 
 
-def _make_tokenizer_readable_by_4(config_file: str) -> None:
-    """Writes a tokenizer's configuration that transformers 5 saved in the words that both major versions know."""
+def _make_tokenizer_portable(config_file: str) -> None:
+    """Rewrites a saved tokenizer configuration in the words that both major versions of transformers know."""
     with open(config_file, encoding="utf-8") as file:
         config = json.load(file)
     if isinstance(config.get("extra_special_tokens"), list):
         config["additional_special_tokens"] = config.pop("extra_special_tokens")
-    # Even at its default, version 4 answers it by conversion from the SentencePiece file, which version 5 leaves out.
+    # Even at its default, version 4 answers it by a conversion from the SentencePiece file, which version 5 does not
+    # save and which needs another library.
     if config.get("add_prefix_space") is True:
         del config["add_prefix_space"]
     if config.get("tokenizer_class") == "TokenizersBackend":
