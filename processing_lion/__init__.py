@@ -6,12 +6,12 @@ from processing_lion.processing_lion import LionProcessor, add_qformer_bos_token
 from processing_lion.prompts_lion import (
     PROMPT_TEMPLATES,
     SOFT_PROMPT_TOKEN,
-    TASKS,
     PromptTemplate,
     format_prompt,
     format_tags,
-    infer_task,
 )
+from processing_lion.tasks_lion import TASKS, infer_task
+
 
 __all__ = [
     "PROMPT_TEMPLATES",

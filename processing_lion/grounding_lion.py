@@ -10,6 +10,7 @@ import PIL.ImageDraw
 import PIL.ImageFont
 import torch
 
+
 Box = tuple[float, float, float, float]
 
 # A group in brackets that holds no further brackets; what is a box among these is decided number by number.

@@ -13,7 +13,9 @@ from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpa
 
 from processing_lion.grounding_lion import label_boxes, to_pixels
 from processing_lion.image_processing_lion import ImageSource, LionImageProcessor, load_images
-from processing_lion.prompts_lion import SOFT_PROMPT_TOKEN, TASKS, format_tags, infer_task
+from processing_lion.prompts_lion import SOFT_PROMPT_TOKEN, format_tags
+from processing_lion.tasks_lion import TASKS, infer_task
+
 
 _TRANSFORMERS_5 = int(transformers.__version__.split(".")[0]) >= 5
 _IGNORED_LABEL = -100
@@ -185,9 +187,7 @@ class LionProcessor(ProcessorMixin):
         for name in ("videos", "audio"):
             if kwargs.pop(name, None) is not None:
                 raise ValueError(f"LION takes no {name}")
-        merged = self._merge_kwargs(
-            LionProcessorKwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs
-        )
+        merged = self._merge_kwargs(LionProcessorKwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
         text_kwargs, images_kwargs = merged["text_kwargs"], merged["images_kwargs"]
         return_tensors = text_kwargs.get("return_tensors")
         data: dict[str, Any] = {}
@@ -270,7 +270,9 @@ class LionProcessor(ProcessorMixin):
             return ids
         sentence = self._tokenize([format_tags("").rstrip()])[0][:-1]
         if limit <= len(sentence):
-            raise ValueError(f"max_length must be at least {len(sentence) + 1}, the length of the tag sentence, got {limit}")
+            raise ValueError(
+                f"max_length must be at least {len(sentence) + 1}, the length of the tag sentence, got {limit}"
+            )
         question = self._tokenize([format_tags("") + text])[0][len(sentence) :]
         return sentence + question[-(limit - len(sentence)) :]
 
@@ -361,7 +363,9 @@ class LionProcessor(ProcessorMixin):
         if len(image_sizes) == 2 and not isinstance(image_sizes[0], Sequence):
             image_sizes = [image_sizes] * len(texts)
         if len(image_sizes) != len(texts):
-            raise ValueError(f"image_sizes: got {len(image_sizes)} for {len(texts)} texts; give (height, width) for each")
+            raise ValueError(
+                f"image_sizes: got {len(image_sizes)} for {len(texts)} texts; give (height, width) for each"
+            )
         results = []
         for text, image_size in zip(texts, image_sizes):
             labelled = label_boxes(text)
@@ -408,7 +412,9 @@ def _tags_per_sample(tags: Any, count: int, single: bool) -> list[str | list[str
     if tags is None or isinstance(tags, str):
         return [tags] * count
     if not isinstance(tags, Sequence):
-        raise TypeError(f"tags must be a string, a list of strings, None, or a list of these, got {type(tags).__name__}")
+        raise TypeError(
+            f"tags must be a string, a list of strings, None, or a list of these, got {type(tags).__name__}"
+        )
     if single and all(isinstance(tag, str) for tag in tags):
         tags = [list(tags)]
     if len(tags) != count:
