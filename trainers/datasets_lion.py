@@ -1,0 +1,400 @@
+"""From the sources of a recipe to one data set of uniform rows, map-style or streaming."""
+
+import importlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.compute as pc
+from accelerate import PartialState
+
+from processing_lion import PROMPT_TEMPLATES, format_box, format_prompt
+from trainers.recipe import SourceRecipe
+from trainers.rows import (
+    BadRows,
+    find_missing_image,
+    find_text_problem,
+    read_completions,
+    read_image_source,
+    read_tags,
+    read_text,
+)
+
+
+logger = logging.getLogger(__name__)
+
+# Pictures stay undecoded until a process needs them for its own batch.
+ROW_FEATURES = datasets.Features(
+    {
+        "image": datasets.Image(decode=False),
+        "prompt": datasets.Value("string"),
+        "completion": datasets.List(datasets.Value("string")),
+        "tags": datasets.Value("string"),
+        "level": datasets.Value("string"),
+        "augment": datasets.Value("bool"),
+        "source": datasets.Value("string"),
+        "index": datasets.Value("int64"),
+    }
+)
+
+AnyDataset = datasets.Dataset | datasets.IterableDataset
+TagPictures = Callable[[SourceRecipe, datasets.Dataset], Sequence[Any]]
+
+
+def build_dataset(
+    sources: Sequence[SourceRecipe],
+    seed: int = 42,
+    bad_rows: BadRows | None = None,
+    tag_pictures: TagPictures | None = None,
+    training: bool = True,
+) -> AnyDataset:
+    """
+    Load, check and mix sources.
+
+    Args:
+        sources (`Sequence[SourceRecipe]`): At least one.
+        seed (`int`): Of the mixture and of the shuffling of streams.
+        bad_rows ([`BadRows`], *optional*): What happens to unusable rows; by default they are skipped and logged.
+        tag_pictures (`Callable`, *optional*):
+            `tag_pictures(source, pictures)` gives the tags of every row of a data set with the column `image`; needed
+            for sources with `tags: tagger`.
+        training (`bool`):
+            Whether streams are shuffled and start again when they end, so that `max_steps` alone says how long training
+            lasts. Map-style data sets are shuffled by the trainer's sampler.
+
+    Returns:
+        `datasets.Dataset` or, if any source streams, `datasets.IterableDataset`, with the columns of `ROW_FEATURES`.
+
+    Raises:
+        ValueError: no source, or one that cannot be used; the message names it.
+    """
+    if not sources:
+        raise ValueError("`sources` is empty: a stage needs at least one data set.")
+    bad_rows = bad_rows or BadRows()
+    loaded = [load_source(source, seed, bad_rows, tag_pictures, training) for source in sources]
+    rows = mix(loaded, [source.weight for source in sources], seed)
+    if isinstance(rows, datasets.IterableDataset) and training:
+        # The position tells the passes over a stream apart where a row is augmented.
+        rows = rows.repeat(None).map(
+            lambda row, position: {"position": position},
+            with_indices=True,
+            features=datasets.Features({**ROW_FEATURES, "position": datasets.Value("int64")}),
+        )
+    return rows
+
+
+def mix(loaded: Sequence[AnyDataset], weights: Sequence[float | None], seed: int = 42) -> AnyDataset:
+    """
+    One data set from several. With weights, rows are drawn by them until every source was used up once; without,
+    map-style sources are concatenated, and streams, whose lengths nobody knows, take turns.
+    """
+    if len({weight is None for weight in weights}) > 1:
+        raise ValueError("`weight` must be given for all sources or for none.")
+    if len(loaded) == 1:
+        return loaded[0]
+    streaming = any(isinstance(d, datasets.IterableDataset) for d in loaded)
+    if streaming:
+        loaded = [d if isinstance(d, datasets.IterableDataset) else d.to_iterable_dataset() for d in loaded]
+    if weights[0] is None and not streaming:
+        return datasets.concatenate_datasets(list(loaded))
+    probabilities = None if weights[0] is None else [weight / sum(weights) for weight in weights]
+    return datasets.interleave_datasets(
+        list(loaded), probabilities=probabilities, seed=seed, stopping_strategy="all_exhausted"
+    )
+
+
+def load_source(
+    source: SourceRecipe,
+    seed: int = 42,
+    bad_rows: BadRows | None = None,
+    tag_pictures: TagPictures | None = None,
+    training: bool = True,
+) -> AnyDataset:
+    """Load and check one source (arguments as for [`build_dataset`])."""
+    bad_rows = bad_rows or BadRows()
+    raw = _open(source)
+    reader = _RowReader(source, raw.column_names)
+    if isinstance(raw, datasets.IterableDataset):
+        if source.tags == "tagger":
+            raise ValueError(
+                f"Source {source.name!r} streams, so the tagger cannot go first: write its tags beforehand."
+            )
+        return _stream(raw, source, reader, seed if training else None, bad_rows)
+    return _prepare(raw, source, reader, bad_rows, tag_pictures)
+
+
+def _open(source: SourceRecipe) -> AnyDataset:
+    try:
+        if source.builder is not None:
+            raw = load_function(source.builder)(**source.builder_kwargs)
+        else:
+            raw = _load(source)
+    except Exception as error:
+        raise ValueError(
+            f"Source {source.name!r} cannot be loaded from {source.path or source.builder!r}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if isinstance(raw, (datasets.DatasetDict, datasets.IterableDatasetDict)):
+        if source.split not in raw:
+            raise ValueError(f"Source {source.name!r} has no split {source.split!r}; it has {list(raw)}.")
+        raw = raw[source.split]
+    if not isinstance(raw, (datasets.Dataset, datasets.IterableDataset)):
+        raise ValueError(f"Source {source.name!r} gave a {type(raw).__name__} instead of a data set.")
+    if source.max_samples is not None:
+        raw = raw.take(source.max_samples)
+    if raw.column_names is None:  # a stream that does not know before it is read
+        raw = raw._resolve_features()
+    return raw
+
+
+_FILE_FORMATS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv"}
+
+
+def _load(source: SourceRecipe) -> AnyDataset:
+    path = Path(source.path).expanduser()
+    if path.suffix in _FILE_FORMATS:
+        return datasets.load_dataset(
+            _FILE_FORMATS[path.suffix], data_files=str(path), split=source.split, streaming=source.streaming
+        )
+    if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+        saved = datasets.load_from_disk(str(path))
+        return saved.to_iterable_dataset() if source.streaming and isinstance(saved, datasets.Dataset) else saved
+    return datasets.load_dataset(
+        str(path) if path.is_dir() else source.path,
+        name=source.config,
+        split=source.split,
+        revision=source.revision,
+        data_files=source.data_files,
+        streaming=source.streaming,
+    )
+
+
+def load_function(name: str) -> Callable:
+    """The function that `"module:function"` names."""
+    module, _, attribute = name.partition(":")
+    function = getattr(importlib.import_module(module), attribute, None)
+    if not callable(function):
+        raise ValueError(f"{module!r} has no function {attribute!r}.")
+    return function
+
+
+class _RowReader:
+    """Makes a uniform row of one row of a source, and says what is wrong with it."""
+
+    def __init__(self, source: SourceRecipe, column_names: Sequence[str]):
+        self.source = source
+        self.columns = {
+            name: source.columns.get(name, name)
+            for name in ("image", "prompt", "completion", "tags", "level")
+            if name in source.columns or name in column_names
+        }
+        if "image" not in source.columns and "image" not in column_names and "images" in column_names:
+            self.columns["image"] = "images"
+        needed = ["image", "completion"]
+        if source.template is None:
+            needed.append("prompt")
+        else:
+            if source.template not in PROMPT_TEMPLATES:
+                raise ValueError(
+                    f"Source {source.name!r}: `template` must be one of {list(PROMPT_TEMPLATES)}, "
+                    f"got {source.template!r}."
+                )
+            needed += PROMPT_TEMPLATES[source.template].fields
+            for name in PROMPT_TEMPLATES[source.template].fields:
+                self.columns[name] = source.columns.get(name, name)
+        if source.tags == "column":
+            needed.append("tags")
+        if source.level == "column":
+            needed.append("level")
+        for name in needed:
+            column = self.columns.get(name, name)
+            if column not in column_names:
+                raise ValueError(
+                    f"Source {source.name!r} has no column {column!r} for `{name}`; its columns are "
+                    f"{list(column_names)} (see `columns` in the recipe)."
+                )
+
+    @property
+    def text_columns(self) -> list[str]:
+        return list(dict.fromkeys(column for name, column in self.columns.items() if name != "image"))
+
+    def read_texts(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """All but picture and index; `problem` says what is wrong with it, or is None."""
+        source = self.source
+        problem = None
+        if source.template is None:
+            prompt = read_text(row[self.columns["prompt"]])
+        else:
+            try:
+                fields = {f: row[self.columns[f]] for f in PROMPT_TEMPLATES[source.template].fields}
+                prompt = format_prompt(source.template, **{f: _as_box_text(v) for f, v in fields.items()})
+            except (TypeError, ValueError) as error:
+                prompt, problem = "", f"does not fill the prompt {source.template!r}: {error}"
+        try:
+            completions = read_completions(_as_box_text(row[self.columns["completion"]]))
+        except ValueError as error:
+            completions, problem = [], problem or f"has an unusable answer: {error}"
+        level = source.level
+        if level == "column":
+            level = row[self.columns["level"]] or "auto"
+        elif level == "auto" and source.template is not None:
+            level = PROMPT_TEMPLATES[source.template].task
+        return {
+            "prompt": prompt,
+            "completion": completions,
+            "tags": read_tags(row[self.columns["tags"]]) or "" if source.tags == "column" else None,
+            "level": level,
+            "augment": source.augment,
+            "source": source.name,
+            "problem": problem or find_text_problem(prompt, completions, level),
+        }
+
+    def read_image(self, value: Any) -> dict[str, Any]:
+        """The undecoded form of a picture, relative paths resolved."""
+        if isinstance(value, str):
+            value = {"bytes": None, "path": value}
+        if isinstance(value, Mapping) and not value.get("bytes") and value.get("path") and self.source.image_folder:
+            path = value["path"]
+            if "://" not in path:
+                value = {"bytes": None, "path": str(Path(self.source.image_folder).expanduser() / path)}
+        return value
+
+
+def _as_box_text(value: Any) -> Any:
+    """A box given as four fractions, in LION's notation."""
+    if isinstance(value, Sequence) and len(value) == 4 and all(isinstance(v, (int, float)) for v in value):
+        return format_box(value)
+    return value
+
+
+def _prepare(
+    raw: datasets.Dataset,
+    source: SourceRecipe,
+    reader: _RowReader,
+    bad_rows: BadRows,
+    tag_pictures: TagPictures | None,
+) -> datasets.Dataset:
+    """Map-style: texts are rewritten, pictures are neither copied nor decoded."""
+    pictures = _picture_column(raw, reader)
+    text_features = {name: f for name, f in ROW_FEATURES.items() if name not in ("image", "index")}
+    text_features["problem"] = datasets.Value("string")
+    texts = raw.select_columns(reader.text_columns or raw.column_names[:1])
+    with PartialState().local_main_process_first():  # the others find it in the cache
+        texts = texts.map(
+            reader.read_texts,
+            remove_columns=texts.column_names,
+            features=datasets.Features(text_features),
+            desc=f"Reading {source.name}",
+        )
+    if source.tags == "tagger":
+        if tag_pictures is None:
+            raise ValueError(f"Source {source.name!r} asks for the tagger, but the recipe names no `tagger`.")
+        tags = pa.array([read_tags(tag) or "" for tag in tag_pictures(source, pictures)], pa.string())
+        texts = texts.remove_columns("tags").add_column("tags", tags)
+
+    missing = _find_missing_images(pictures)
+    good = []
+    for index, problem in enumerate(texts["problem"]):
+        problem = missing.get(index) or problem
+        if problem is None:
+            good.append(index)
+        else:
+            bad_rows.report(source.name, index, problem)
+    if not good:
+        raise ValueError(f"Source {source.name!r} has no usable row.")
+    texts = texts.remove_columns("problem").add_column("index", pa.array(range(len(texts)), pa.int64()))
+    rows = datasets.concatenate_datasets([pictures, texts], axis=1).select_columns(list(ROW_FEATURES))
+    if len(good) < len(rows):
+        logger.warning("%d of %d rows of %r are unusable.", len(rows) - len(good), len(rows), source.name)
+        rows = rows.select(good)
+    return rows
+
+
+def _picture_column(raw: datasets.Dataset, reader: _RowReader) -> datasets.Dataset:
+    """The pictures alone, undecoded, in a column `image`."""
+    column = reader.columns["image"]
+    pictures = raw.select_columns(column)
+    feature = pictures.features[column]
+    if reader.source.image_folder is None and _is_picture(feature):
+        pictures = pictures.cast_column(column, datasets.Image(decode=False))
+        return pictures if column == "image" else pictures.rename_column(column, "image")
+
+    if isinstance(feature, datasets.Image):
+        pictures = pictures.cast_column(column, datasets.Image(decode=False))
+    elif isinstance(feature, datasets.List) and isinstance(feature.feature, datasets.Image):
+        pictures = pictures.cast_column(column, datasets.List(datasets.Image(decode=False)))
+
+    def read(row):
+        value = row[column]
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            value = value[0] if len(value) == 1 else None
+        return {"image": reader.read_image(value)}
+
+    with PartialState().local_main_process_first():
+        return pictures.map(
+            read,
+            remove_columns=[name for name in pictures.column_names if name != "image"],
+            features=datasets.Features({"image": datasets.Image(decode=False)}),
+        )
+
+
+def _is_picture(feature: Any) -> bool:
+    """Whether a column's values are pictures or become pictures by a change of type alone."""
+    if isinstance(feature, datasets.Image):
+        return True
+    if isinstance(feature, datasets.Value):
+        return feature.dtype in ("string", "large_string", "binary", "large_binary")
+    return isinstance(feature, dict) and set(feature) == {"bytes", "path"}
+
+
+def _find_missing_images(pictures: datasets.Dataset) -> dict[int, str]:
+    """Problems by row. Reads paths and what is null, no picture."""
+    if pictures._indices is not None:
+        pictures = pictures.flatten_indices()
+    column = pictures.data.column("image")
+    embedded = pc.is_valid(pc.struct_field(column, "bytes")).to_pylist()
+    paths = pc.struct_field(column, "path").to_pylist()
+    return {
+        index: problem
+        for index, (has_bytes, path) in enumerate(zip(embedded, paths))
+        if not has_bytes and (problem := find_missing_image({"bytes": None, "path": path})) is not None
+    }
+
+
+def _stream(
+    raw: datasets.IterableDataset,
+    source: SourceRecipe,
+    reader: _RowReader,
+    seed: int | None,
+    bad_rows: BadRows,
+) -> datasets.IterableDataset:
+    column = reader.columns["image"]
+    if raw.features is not None:
+        feature = raw.features[column]
+        if isinstance(feature, datasets.Image):
+            raw = raw.cast_column(column, datasets.Image(decode=False))
+        elif isinstance(feature, datasets.List) and isinstance(feature.feature, datasets.Image):
+            raw = raw.cast_column(column, datasets.List(datasets.Image(decode=False)))
+
+    def read(row, index):
+        output = reader.read_texts(row)
+        try:
+            image = reader.read_image(read_image_source({"image" if column != "images" else "images": row[column]}))
+            problem = find_missing_image(image)
+        except ValueError as error:
+            image, problem = None, str(error)
+        return {**output, "image": image, "index": index, "problem": problem or output["problem"]}
+
+    def is_good(row):
+        if row["problem"] is None:
+            return True
+        bad_rows.report(row["source"], row["index"], row["problem"])
+        return False
+
+    features = datasets.Features({**ROW_FEATURES, "problem": datasets.Value("string")})
+    rows = raw.map(read, with_indices=True, remove_columns=raw.column_names, features=features)
+    rows = rows.filter(is_good).remove_columns("problem").select_columns(list(ROW_FEATURES))
+    return rows if seed is None else rows.shuffle(seed=seed, buffer_size=source.shuffle_buffer)

@@ -1,0 +1,343 @@
+"""Recipes: YAML files that say which model is trained on which data with which settings, stage by stage."""
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from processing_lion import PROMPT_TEMPLATES
+from trainers.stages import STAGES, Stage
+
+
+ROW_COLUMNS = ("image", "prompt", "completion", "tags", "level")
+_TEMPLATE_COLUMNS = tuple(sorted({f for template in PROMPT_TEMPLATES.values() for f in template.fields}))
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be used; the message names the file and the field."""
+
+
+@dataclass
+class SourceRecipe:
+    """
+    One data set of a stage.
+
+    Args:
+        name (`str`, *optional*): How reports call it. Defaults to the last part of `path` or `builder`.
+        path (`str`, *optional*):
+            A `.parquet`, `.json`, `.jsonl` or `.csv` file, a directory written by `Dataset.save_to_disk`, any other
+            directory that `datasets.load_dataset` understands (an imagefolder, Parquet files), or a Hub name.
+        builder (`str`, *optional*):
+            Instead of `path`: `"module:function"` that returns a `datasets.Dataset` or `IterableDataset`.
+        builder_kwargs (`dict`, *optional*): Arguments of `builder`.
+        config (`str`, *optional*): Configuration name of a data set that has several.
+        split (`str`, *optional*, defaults to `"train"`): Split, slices such as `"train[:1000]"` included.
+        revision (`str`, *optional*): Revision on the Hub.
+        data_files (`str`, `list` or `dict`, *optional*): Passed to `load_dataset`.
+        streaming (`bool`, *optional*, defaults to `False`): Read while training instead of preparing first.
+        shuffle_buffer (`int`, *optional*, defaults to 1000): Rows among which a stream is shuffled.
+        columns (`dict[str, str]`, *optional*):
+            Our column names (`image`, `prompt`, `completion`, `tags`, `level`, and the fields of `template`) to those
+            of the data set. A completion may be a list of strings, of which each epoch picks one; a box may be a list
+            of four fractions.
+        template (`str`, *optional*):
+            Name of a prompt template of the processor, filled from the row's columns, instead of a prompt column.
+        level (`str`, *optional*, defaults to `"auto"`):
+            `"image_level"`, `"region_level"`, `"auto"` (the processor decides by the prompt) or `"column"`.
+        tags (`str`, *optional*):
+            `"none"` (no tag sentence), `"column"` or `"tagger"`. Defaults to `"column"` if `columns` names one.
+        image_folder (`str`, *optional*): What relative image paths are relative to.
+        weight (`float`, *optional*): Share of this source in the mixture; for all sources of a stage or for none.
+        max_samples (`int`, *optional*): Use only the first so many rows.
+        augment (`bool`, *optional*): Whether to augment its pictures, whatever the training settings say.
+    """
+
+    name: str | None = None
+    path: str | None = None
+    builder: str | None = None
+    builder_kwargs: dict[str, Any] = field(default_factory=dict)
+    config: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    data_files: str | list | dict | None = None
+    streaming: bool = False
+    shuffle_buffer: int = 1000
+    columns: dict[str, str] = field(default_factory=dict)
+    template: str | None = None
+    level: Literal["auto", "image_level", "region_level", "column"] = "auto"
+    tags: Literal["none", "column", "tagger"] | None = None
+    image_folder: str | None = None
+    weight: float | None = None
+    max_samples: int | None = None
+    augment: bool | None = None
+
+    def __post_init__(self):
+        if (self.path is None) == (self.builder is None):
+            raise ValueError("needs either `path` or `builder`")
+        if self.builder is not None and ":" not in self.builder:
+            raise ValueError(f"`builder` must read 'module:function', got {self.builder!r}")
+        possible = ROW_COLUMNS if self.template is None else ROW_COLUMNS + _TEMPLATE_COLUMNS
+        unknown = set(self.columns) - set(possible)
+        if unknown:
+            raise ValueError(f"`columns` maps {sorted(unknown)}, but the columns are {list(possible)}")
+        if self.weight is not None and self.weight <= 0:
+            raise ValueError(f"`weight` must be positive, got {self.weight}")
+        if self.max_samples is not None and self.max_samples < 1:
+            raise ValueError(f"`max_samples` must be at least 1, got {self.max_samples}")
+        if self.shuffle_buffer < 1:
+            raise ValueError(f"`shuffle_buffer` must be at least 1, got {self.shuffle_buffer}")
+        if self.name is None:
+            self.name = Path(self.path).stem if self.path is not None else self.builder.rpartition(":")[2]
+        if self.tags is None:
+            self.tags = "column" if "tags" in self.columns else "none"
+
+
+@dataclass
+class StageRecipe:
+    """
+    What one stage is trained and evaluated on.
+
+    Args:
+        data (`list[SourceRecipe]`): Training data. Stage 3 without any uses the union of stages 1 and 2.
+        evaluation (`list[SourceRecipe]`): Evaluated each under its own name. Stage 3 likewise.
+        training (`dict`): Fields of `LionSFTConfig`, over those of the recipe and the stage.
+        start_from (`list[str]`, *optional*): Adapter directories, instead of the outputs of the stages before.
+    """
+
+    data: list[SourceRecipe] = field(default_factory=list)
+    evaluation: list[SourceRecipe] = field(default_factory=list)
+    training: dict[str, Any] = field(default_factory=dict)
+    start_from: list[str] | None = None
+
+    def __post_init__(self):
+        for label, sources in (("data", self.data), ("evaluation", self.evaluation)):
+            names = [source.name for source in sources]
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"`{label}` names {twice} twice: give those sources a `name` each")
+        if len({source.weight is None for source in self.data}) > 1:
+            raise ValueError("`data` gives some sources a `weight` and others none")
+
+
+@dataclass
+class StageZeroRecipe:
+    """
+    A function that makes the base model, for recipes that start from nothing.
+
+    Args:
+        function (`str`):
+            `"module:function"`, called as `function(output_dir=Path, resume=bool, **kwargs)`. Returns the directory of
+            a `LionForConditionalGeneration` and its processor, at once when an earlier call finished it.
+        kwargs (`dict`): Its further arguments.
+    """
+
+    function: str
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if ":" not in self.function:
+            raise ValueError(f"`function` must read 'module:function', got {self.function!r}")
+
+
+@dataclass
+class Recipe:
+    """
+    A whole training, from a base model to a checkpoint.
+
+    Args:
+        output_dir (`str`): Holds `stage1/`, `stage2/`, `stage3/` and the final checkpoint `final/`.
+        model (`str`, *optional*): Base LION without adapters: directory or Hub name. Or give `stage0`.
+        stage0 ([`StageZeroRecipe`], *optional*): What makes the base model.
+        model_kwargs (`dict`): Passed to `LionForConditionalGeneration.from_pretrained`.
+        processor (`str`, *optional*): Defaults to the model's.
+        tagger (`str`, *optional*):
+            A `RamForImageTagging` for sources with `tags: tagger`; ships with the final checkpoint. Defaults to the
+            base model's subfolder `tagger` where there is one.
+        adapters (`dict`): Fields of `LionAdapterConfig` that the stages leave open (`bottleneck_size`).
+        bad_rows (`str`, *optional*, defaults to `"skip"`): `"skip"` reports a bad row and goes on, `"fail"` stops.
+        seed (`int`, *optional*, defaults to 42): Of everything random.
+        training (`dict`): Fields of `LionSFTConfig` for all stages.
+        stages (`dict[str, StageRecipe]`): By stage name.
+    """
+
+    output_dir: str
+    model: str | None = None
+    stage0: StageZeroRecipe | None = None
+    model_kwargs: dict[str, Any] = field(default_factory=dict)
+    processor: str | None = None
+    tagger: str | None = None
+    adapters: dict[str, Any] = field(default_factory=dict)
+    bad_rows: Literal["skip", "fail"] = "skip"
+    seed: int = 42
+    training: dict[str, Any] = field(default_factory=dict)
+    stages: dict[str, StageRecipe] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.model is None and self.stage0 is None:
+            raise ValueError("needs `model` or `stage0`")
+        unknown = set(self.stages) - set(STAGES)
+        if unknown:
+            raise ValueError(f"`stages` has {sorted(unknown)}, but the stages are {list(STAGES)}")
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> "Recipe":
+        """
+        Read a YAML recipe.
+
+        Args:
+            path (`str` or `Path`): The file, or the name of a recipe that ships with the package (`xl_one_gpu`).
+            overrides (`Sequence[str]`):
+                `"key=value"` with a dotted key and a YAML value, for example `"stages.stage1.data.0.max_samples=64"`.
+
+        Raises:
+            RecipeError: the file, a field or an override is not right.
+        """
+        path = find_recipe(path)
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise RecipeError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from None
+        if not isinstance(content, dict):
+            raise RecipeError(f"{path}: expected a mapping of fields, got {type(content).__name__}.")
+        for override in overrides:
+            _override(content, override)
+        return _build(cls, content, where=str(path))
+
+    def training_arguments(self, stage: Stage) -> dict[str, Any]:
+        """Fields of `LionSFTConfig`: the stage's own, then the recipe's, then the recipe's for this stage."""
+        specific = self.stages[stage.name].training if stage.name in self.stages else {}
+        return {**stage.training, **self.training, **specific}
+
+    def sources(self, stage: Stage, evaluation: bool = False) -> list[SourceRecipe]:
+        """The stage's sources; those of the stages it starts from where it has none of its own (stage 3's union)."""
+        label = "evaluation" if evaluation else "data"
+        own = getattr(self.stages.get(stage.name, StageRecipe()), label)
+        if own or len(stage.starts_from) < 2:
+            return list(own)
+        union = [s for name in stage.starts_from for s in getattr(self.stages.get(name, StageRecipe()), label)]
+        names = [source.name for source in union]
+        return [
+            dataclasses.replace(source, name=f"{source.name}_{i}") if source.name in names[:i] else source
+            for i, source in enumerate(union)
+        ]
+
+    def to_json(self) -> str:
+        """The recipe as it was used, overrides included."""
+        return json.dumps(dataclasses.asdict(self), indent=2, default=str)
+
+
+def find_recipe(path: str | Path) -> Path:
+    """`path` itself, or the shipped recipe of that name; `RecipeError` says what there is."""
+    path = Path(path)
+    if path.is_file():
+        return path
+    shipped = Path(__file__).parent / "recipes"
+    if path.parent == Path("."):
+        candidate = shipped / f"{path.stem}.yaml"
+        if candidate.is_file():
+            return candidate
+    names = sorted(p.stem for p in shipped.glob("*.yaml"))
+    raise RecipeError(f"No recipe {str(path)!r}: neither a file nor one of the shipped recipes {names}.")
+
+
+def _override(content: dict, override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"Override {override!r} must read key=value, for example training.max_steps=100.")
+    *parents, last = key.split(".")
+    node: Any = content
+    for depth, part in enumerate(parents):
+        if isinstance(node, list):
+            node = node[_list_index(node, part, override)]
+        elif isinstance(node, dict):
+            if node.get(part) is None:
+                node[part] = {}
+            node = node[part]
+        else:
+            raise RecipeError(f"Override {override!r}: `{'.'.join(parents[:depth])}` has no fields.")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise RecipeError(f"Override {override!r}: {value!r} is not a YAML value.") from None
+    if isinstance(node, list):
+        node[_list_index(node, last, override)] = parsed
+    elif isinstance(node, dict):
+        node[last] = parsed
+    else:
+        raise RecipeError(f"Override {override!r}: `{'.'.join(parents)}` has no fields.")
+
+
+def _list_index(items: list, part: str, override: str) -> int:
+    if not part.isdigit() or int(part) >= len(items):
+        raise RecipeError(f"Override {override!r}: {part!r} must be a number from 0 to {len(items) - 1}.")
+    return int(part)
+
+
+def _build(cls: type, content: Any, where: str) -> Any:
+    """A dataclass from what YAML gave; errors name `where` and the field."""
+    if not isinstance(content, Mapping):
+        raise RecipeError(f"{where}: expected a mapping of fields, got {content!r}.")
+    hints = typing.get_type_hints(cls)
+    unknown = [str(key) for key in content if key not in hints]
+    if unknown:
+        raise RecipeError(f"{where}: unknown field {unknown[0]!r}; the fields are {sorted(hints)}.")
+    for item in dataclasses.fields(cls):
+        required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+        if required and item.name not in content:
+            raise RecipeError(f"{where}: the field {item.name!r} is missing.")
+    values = {
+        name: _convert(hints[name], value, f"{where}: {name}" if ": " not in where else f"{where}.{name}")
+        for name, value in content.items()
+    }
+    try:
+        return cls(**values)
+    except ValueError as error:
+        if isinstance(error, RecipeError):
+            raise
+        raise RecipeError(f"{where}: {error}.") from None
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, where)
+    if origin is Literal:
+        if value not in arguments:
+            raise RecipeError(f"{where} must be one of {list(arguments)}, got {value!r}.")
+        return value
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        choices = [a for a in arguments if a is not type(None)]
+        if len(choices) == 1:
+            return _convert(choices[0], value, where)
+        if not isinstance(value, tuple(typing.get_origin(c) or c for c in choices)):
+            raise RecipeError(f"{where} must be one of {[_name(c) for c in choices]}, got {value!r}.")
+        return value
+    if origin is list:
+        if not isinstance(value, list):
+            raise RecipeError(f"{where} must be a list, got {value!r}.")
+        return [_convert(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if origin is dict:
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            raise RecipeError(f"{where} must be a mapping, got {value!r}.")
+        return {str(key): _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise RecipeError(f"{where} must be {_name(hint)}, got {value!r}.")
+    return value
+
+
+def _name(hint: Any) -> str:
+    return getattr(hint, "__name__", str(hint))

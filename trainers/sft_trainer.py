@@ -1,0 +1,311 @@
+"""Supervised fine-tuning of LION on pictures, prompts and answers."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+import trl
+from torch import nn
+from transformers import PreTrainedModel, Trainer, TrainerCallback
+from transformers.trainer import TRAINING_ARGS_NAME
+
+from trainers.answer_metrics import ComputeAnswerMetrics
+from trainers.augmentation import Augmentation
+from trainers.collator import LionDataCollator
+from trainers.plots import plot_losses, plot_routers, router_weights
+from trainers.rows import BadRows
+from trainers.sft_config import LionSFTConfig
+from trainers.stages import get_stage
+
+
+logger = logging.getLogger(__name__)
+
+_IGNORED_LABEL = -100
+
+
+class LionSFTTrainer(trl.SFTTrainer):
+    """
+    `trl.SFTTrainer` for a sequence-to-sequence model with pictures. It trains the adapters of a `peft_config`, a
+    `PeftModel` as it is, or the parts of a plain `LionForConditionalGeneration` that `args.stage` names.
+
+    Args:
+        model (`LionForConditionalGeneration` or `PeftModel`): What to train.
+        args ([`LionSFTConfig`], *optional*): Settings.
+        train_dataset (`datasets.Dataset` or `datasets.IterableDataset`): Rows as [`LionDataCollator`] takes them.
+        eval_dataset (the same, or a `dict` of them by name, *optional*): Rows to evaluate on.
+        processing_class ([`LionProcessor`]): Makes tensors of rows, and text of answers.
+        data_collator (`Callable`, *optional*):
+            Instead of [`LionDataCollator`]; evaluation then uses it as well.
+        compute_metrics (`Callable`, *optional*):
+            Gets an `EvalPrediction` of generated ids and labels, both padded with -100. Default: exact match and box
+            accuracy.
+        bad_rows ([`BadRows`], *optional*): Record of unusable rows, kept in `output_dir/bad_rows.jsonl` by default.
+        kwargs: The other arguments of `trl.SFTTrainer`.
+
+    Example:
+
+    ```python
+    >>> from trainers import LionSFTConfig, LionSFTTrainer
+    >>> from trainers.stages import get_stage
+
+    >>> trainer = LionSFTTrainer(
+    ...     model,
+    ...     LionSFTConfig(output_dir="stage1", max_steps=1000),
+    ...     train_dataset=rows,
+    ...     processing_class=processor,
+    ...     peft_config=get_stage("stage1").peft_config(),
+    ... )
+    >>> trainer.train()
+    ```
+    """
+
+    _tag_names = ["trl", "sft", "lion"]
+
+    def __init__(
+        self,
+        model: Any,
+        args: LionSFTConfig | None = None,
+        train_dataset: datasets.Dataset | datasets.IterableDataset | None = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        data_collator: Callable | None = None,
+        compute_metrics: Callable | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        bad_rows: BadRows | None = None,
+        **kwargs: Any,
+    ):
+        if args is None:
+            args = LionSFTConfig(output_dir="lion-sft")
+        if not isinstance(args, LionSFTConfig):
+            raise TypeError(f"`args` must be a LionSFTConfig, got {type(args).__name__}.")
+        if processing_class is None:
+            raise ValueError("`processing_class` must be a LionProcessor, got None.")
+        if args.stage is not None:
+            if kwargs.get("peft_config") is not None or not isinstance(model, PreTrainedModel):
+                raise ValueError(
+                    "`stage` is for a plain model: a `peft_config` or PeftModel says itself what is trained."
+                )
+            get_stage(args.stage).freeze(model)
+
+        self.bad_rows = bad_rows or BadRows(args.bad_rows, Path(args.output_dir) / "bad_rows.jsonl")
+        self._eval_collator = data_collator or LionDataCollator(processing_class, bad_rows=self.bad_rows)
+        if data_collator is None:
+            levels = {"image_level": args.image_augmentation, "region_level": args.region_augmentation}
+            data_collator = LionDataCollator(
+                processing_class,
+                Augmentation(args.crop_scale, args.flip_probability),
+                augmented_levels=[level for level, augmented in levels.items() if augmented],
+                seed=args.seed if args.data_seed is None else args.data_seed,
+                bad_rows=self.bad_rows,
+            )
+        if compute_metrics is None and args.predict_with_generate:
+            compute_metrics = ComputeAnswerMetrics(processing_class)
+        callbacks = [*(callbacks or []), _EpochCallback(data_collator)]
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=_number(train_dataset),
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            data_collator=data_collator,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            **kwargs,
+        )
+        # The model divides its loss by `num_items_in_batch`, whatever wraps it.
+        self.model_accepts_loss_kwargs = True
+        self._without_dropout = [] if args.frozen_dropout else _frozen_modules(self.model)
+
+    # --- Data ---
+
+    def _set_signature_columns_if_needed(self):
+        if self._signature_columns is None:
+            self._signature_columns = ["image", "images", "prompt", "completion", "tags", "level"]
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        with self._evaluation_collator():
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset):
+        with self._evaluation_collator():
+            return super().get_test_dataloader(test_dataset)
+
+    @contextlib.contextmanager
+    def _evaluation_collator(self):
+        training_collator, self.data_collator = self.data_collator, self._eval_collator
+        try:
+            yield
+        finally:
+            self.data_collator = training_collator
+
+    # --- Training ---
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: int | torch.Tensor | None = None,
+    ):
+        """The model's own loss: the mean over all answer tokens of the global batch."""
+        for module in self._without_dropout:
+            module.training = False  # the trainer's `model.train()` came first
+        scale = 1
+        if num_items_in_batch is None:
+            num_items_in_batch = inputs["labels"].ne(_IGNORED_LABEL).sum()
+        elif self.args.average_tokens_across_devices:
+            scale = self.accelerator.num_processes  # over which gradients are averaged
+        # A batch of nothing but unusable rows has a loss of zero, not of 0 / 0.
+        num_items_in_batch = torch.as_tensor(num_items_in_batch).clamp(min=1)
+        outputs = model(**inputs, num_items_in_batch=num_items_in_batch, use_cache=False)
+        loss = outputs["loss"] * scale
+        return (loss, outputs) if return_outputs else loss
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Not estimated: transformers' rule counts pixels as tokens, and every parameter again at every step."""
+        return 0
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Matrices decay; biases, norms and vectors (soft prompt, scales, the routers' vectors per task) do not."""
+        return [
+            name
+            for name, parameter in model.named_parameters()
+            if parameter.ndim > 1 and not name.endswith("bias") and "router_ratios" not in name
+        ]
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The configured optimiser over the groups of [`LionSFTTrainer.parameter_groups`]."""
+        if self.optimizer is None:
+            target = self.model if model is None else model
+            optimizer_class, optimizer_kwargs = self.get_optimizer_cls_and_kwargs(self.args, target)
+            if {"params", "model", "optimizer_dict"} & set(optimizer_kwargs):
+                raise ValueError(
+                    f"`optim={self.args.optim!r}` brings its own parameter groups; choose another optimiser."
+                )
+            self.optimizer = optimizer_class(self.parameter_groups(target), **optimizer_kwargs)
+        return self.optimizer
+
+    def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
+        """Trainable parameters, by whether they decay and by whether they are the aggregator's."""
+        decaying = set(self.get_decay_parameter_names(model))
+        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                groups.setdefault(("vision_aggregator." in name, name in decaying), []).append(parameter)
+        if not groups:
+            raise ValueError("The model has no trainable parameter: give `stage`, `peft_config` or a PeftModel.")
+        scales = {True: self.args.aggregator_learning_rate_scale, False: 1.0}
+        return [
+            {
+                "params": parameters,
+                "lr": self.args.learning_rate * scales[aggregator],
+                "weight_decay": self.args.weight_decay if decays else 0.0,
+            }
+            for (aggregator, decays), parameters in groups.items()
+        ]
+
+    # --- Evaluation ---
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ):
+        """Loss, generated ids (B, at most `generation_max_new_tokens` + 1) and labels."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss = self.compute_loss(model, inputs).detach()
+        if prediction_loss_only:
+            return loss, None, None
+        if not self.args.predict_with_generate:
+            return Trainer.prediction_step(self, model, inputs, prediction_loss_only, ignore_keys)
+
+        labels = inputs["labels"]
+        questions = {name: value for name, value in inputs.items() if name != "labels"}
+        with self._gathered_parameters(model) as (generator, synced), self.accelerator.autocast():
+            answers = generator.generate(
+                **questions,
+                max_new_tokens=self.args.generation_max_new_tokens,
+                num_beams=self.args.generation_num_beams,
+                do_sample=False,
+                synced_gpus=synced,
+            )
+        pad = self.processing_class.tokenizer.pad_token_id
+        answers = answers.masked_fill(answers == pad, _IGNORED_LABEL)
+        return loss, answers, labels
+
+    @contextlib.contextmanager
+    def _gathered_parameters(self, model: nn.Module):
+        """What to call `generate` of, and whether its processes must step together (ZeRO-3, FSDP)."""
+        generator = self.accelerator.unwrap_model(model)
+        plugin = getattr(self.args, "deepspeed_plugin", None)
+        if self.is_fsdp_enabled:
+            from torch.distributed.fsdp import FullyShardedDataParallel
+
+            # Sharded generation needs the root's own parameters, which only its forward would gather.
+            with FullyShardedDataParallel.summon_full_params(self.model_wrapped, writeback=False):
+                yield generator, True
+        else:
+            yield generator, plugin is not None and plugin.zero_stage == 3
+
+    # --- Output ---
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            directory = Path(output_dir if output_dir is not None else self.args.output_dir)
+            # Settings are text here, not a pickle.
+            (directory / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+            (directory / "training_args.json").write_text(self.args.to_json_string(), encoding="utf-8")
+
+    def plot(self, output_dir: str | os.PathLike | None = None) -> list[Path]:
+        """Draw `loss.png` and, if the model has routers, `routers.png` into `output_dir`."""
+        directory = Path(self.args.output_dir if output_dir is None else output_dir)
+        files = [
+            plot_losses(self.state.log_history, directory / "loss.png"),
+            plot_routers(router_weights(self.accelerator.unwrap_model(self.model)), directory / "routers.png"),
+        ]
+        return [file for file in files if file is not None]
+
+
+class _EpochCallback(TrainerCallback):
+    """Tells the collator which epoch begins."""
+
+    def __init__(self, collator: Any):
+        self.collator = collator
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        if hasattr(self.collator, "set_epoch"):
+            self.collator.set_epoch(int(state.epoch or 0))
+
+
+def _number(rows: Any) -> Any:
+    """Give rows that nobody numbered an `index`, by which augmentation and reports tell them apart."""
+    if isinstance(rows, datasets.Dataset) and "index" not in rows.column_names:
+        return rows.add_column("index", range(len(rows)))
+    return rows
+
+
+def _frozen_modules(model: nn.Module) -> list[nn.Module]:
+    """
+    Every module of a part (vision tower, LLM, ...) whose own weights are all frozen, adapters aside. Modules that
+    switch gradient checkpointing by their mode are left out; they have no dropout of their own.
+    """
+    parts = {"vision_model", "qformer", "vision_aggregator", "language_model"}
+    found = []
+    for name, part in model.named_modules():
+        if name.rpartition(".")[2] not in parts:
+            continue
+        if any(p.requires_grad and "adapter" not in n for n, p in part.named_parameters()) and not name.endswith(
+            "vision_model"
+        ):
+            continue
+        found += [module for module in part.modules() if not hasattr(module, "gradient_checkpointing")]
+    return found
