@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from transformers import PretrainedConfig, SwinConfig
 
+
 DEFAULT_THRESHOLD = 0.68
 
 # Swin-L/4 at 384 pixels, the image encoder of `ram_swin_large_14m.pth`.
@@ -44,7 +45,7 @@ class RamConfig(PretrainedConfig):
     Sizes, tag lists and loss settings of [`RamForImageTagging`]. The defaults are those of the released RAM Swin-L.
 
     Args:
-        vision_config (`SwinConfig` or `dict`, *optional*): the image encoder; without it, the released Swin-L/4 at 384 px.
+        vision_config (`SwinConfig` or `dict`, *optional*): the image encoder; by default the released Swin-L/4.
         hidden_size (`int`): width of the tagging head; divisible by `num_attention_heads`.
         num_hidden_layers (`int`): layers (cross-attention and FFN, no self-attention) of the tagging head.
         num_attention_heads (`int`): attention heads of the tagging head.
@@ -56,9 +57,9 @@ class RamConfig(PretrainedConfig):
         num_tags (`int`, *optional*): number of tags; taken from `tags` when these are given, else 4585 as released.
         tags (`list[str]`, *optional*): English tags in the order of the label embeddings.
         tags_zh (`list[str]`, *optional*): Chinese tags in the same order. Lines of the official list are kept as they
-            are, trailing spaces included, so that tags compare equal to the official ones; `str.strip` them to display.
-        thresholds (`list[float]` or `float`, *optional*): per tag, the probability above which it is reported. One number
-            serves all tags; the default is the official 0.68.
+            are, trailing spaces included, so that tags equal the official ones; `str.strip` them to display.
+        thresholds (`list[float]` or `float`, *optional*): per tag, the probability above which it is reported. One
+            number serves all tags; the default is the official 0.68.
         loss_gamma_neg, loss_gamma_pos, loss_clip (`float`): focusing exponents and probability margin of the asymmetric
             loss (arXiv 2009.14119).
         initializer_range (`float`): standard deviation of newly initialised linear layers.
@@ -120,8 +121,9 @@ class RamConfig(PretrainedConfig):
         """
         A configuration of known sizes: `"swin-large"` (as released) or `"nano"`.
 
-        `overrides` replace fields of the preset; a `vision_config` dictionary replaces only the fields it names. Tag lists
-        are no part of a preset: pass `tags` (and `tags_zh`, `thresholds`), or `num_tags` alone for a model without names.
+        `overrides` replace fields of the preset; a `vision_config` dictionary replaces only the fields it names. Tag
+        lists are no part of a preset: pass `tags` (and `tags_zh`, `thresholds`), or `num_tags` alone for a model
+        without names.
 
         Raises:
             ValueError: unknown preset, or an override that does not fit.
@@ -149,7 +151,7 @@ class RamConfig(PretrainedConfig):
                 raise ValueError(f"{name} must be a positive integer, got {value!r}")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
-                f"hidden_size ({self.hidden_size}) must be divisible by num_attention_heads ({self.num_attention_heads})"
+                f"num_attention_heads ({self.num_attention_heads}) must divide hidden_size ({self.hidden_size})"
             )
         for name in ("tags", "tags_zh", "thresholds"):
             values = getattr(self, name)
@@ -197,7 +199,7 @@ def _as_thresholds(value: Any, num_tags: int) -> list[float]:
 def _validate_swin(config: SwinConfig) -> None:
     if len(config.depths) != len(config.num_heads):
         raise ValueError(
-            f"vision_config.num_heads must have one entry per stage: got {len(config.num_heads)} for depths={config.depths}"
+            f"vision_config.num_heads must have one entry per stage, got {config.num_heads} for depths {config.depths}"
         )
     for stage, heads in enumerate(config.num_heads):
         width = config.embed_dim * 2**stage

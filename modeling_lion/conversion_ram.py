@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 
 from configuration_lion.configuration_ram import RamConfig
 from modeling_lion.modeling_ram import RamForImageTagging
+
 
 # What an official file may hold besides the tagger: the caption model of Tag2Text, what of BERT the tagging head does
 # not use, and constants that Swin computes itself.
@@ -70,24 +70,26 @@ def convert_ram_checkpoint(state_dict: Mapping[str, Any], config: RamConfig) -> 
 
     Args:
         state_dict (`Mapping`): official names to tensors, or a checkpoint with these under `"model"`.
-        config (`RamConfig`): sizes of the model. Thresholds and tag lists are its data, not the state dict's; should the
-            state dict hold `class_threshold` nonetheless, the two must agree.
+        config (`RamConfig`): sizes of the model. Thresholds and tag lists are its data, not the state dict's; should
+            the state dict hold `class_threshold` nonetheless, the two must agree.
 
     Returns:
-        `dict[str, torch.Tensor]`: a complete state dict of `RamForImageTagging(config)` under the installed transformers,
-        in the dtypes of the input.
+        `dict[str, torch.Tensor]`: a complete state dict of `RamForImageTagging(config)` under the installed
+        transformers, in the dtypes of the input.
 
     Raises:
-        ValueError: parameters are missing, unexpected, given twice or of the wrong shape (all are listed), or thresholds differ.
+        ValueError: parameters are missing, unexpected, given twice or of the wrong shape (all are listed), or
+            thresholds differ.
     """
     if isinstance(state_dict.get("model"), Mapping):
         state_dict = state_dict["model"]
-    with init_empty_weights(include_buffers=False):
+    with torch.device("meta"):
         expected = RamForImageTagging(config).state_dict()
     transformers_4 = any(name.endswith("attention.self.query.weight") for name in expected)
 
-    # Buffers are not on the meta device: they are Swin's own constants, and complete the state dict.
-    converted = {name: tensor for name, tensor in expected.items() if not tensor.is_meta}
+    # transformers 4 has this constant of Swin in the state dict; official files may lack it.
+    index = _relative_position_index(config.vision_config.window_size)
+    converted = {name: index.clone() for name in expected if name.endswith("relative_position_index")}
     unexpected, repeated, wrong_shape = [], [], []
     for official_name, tensor in state_dict.items():
         name = re.sub(r"^vision_multi\.", "tagging_head.", official_name)
@@ -114,7 +116,7 @@ def convert_ram_checkpoint(state_dict: Mapping[str, Any], config: RamConfig) -> 
 
 
 def _rename(name: str, tensor: torch.Tensor, transformers_4: bool) -> Iterator[tuple[str, torch.Tensor]]:
-    """Our names and tensors for one official tensor: three for a fused qkv, else one; an unknown name stays as it is."""
+    """Our names and tensors for one official tensor: three for a fused qkv, else one. An unknown name is kept."""
     if name == "label_embed":
         yield "label_embeddings.weight", tensor
         return
@@ -146,6 +148,13 @@ def _split_part(name: str) -> tuple[str, str]:
     """`attn.proj.weight` to (`attn.proj`, `.weight`); a bare parameter has no suffix."""
     match = re.fullmatch(r"(.+)(\.(?:weight|bias))", name)
     return (match[1], match[2]) if match else (name, "")
+
+
+def _relative_position_index(window_size: int) -> torch.Tensor:
+    """(window_size**2, window_size**2): for two positions in a window, the row of the bias table for their offset."""
+    positions = torch.cartesian_prod(torch.arange(window_size), torch.arange(window_size))
+    offsets = positions[:, None] - positions[None, :] + window_size - 1
+    return offsets[..., 0] * (2 * window_size - 1) + offsets[..., 1]
 
 
 def _check_thresholds(thresholds: torch.Tensor, config: RamConfig) -> None:

@@ -238,7 +238,7 @@ class RamForImageTagging(PreTrainedModel):
         if labels is not None:
             if labels.shape != logits.shape:
                 raise ValueError(
-                    f"labels must have the shape (batch_size, num_tags) = {tuple(logits.shape)}, got {tuple(labels.shape)}"
+                    f"labels must be of shape (batch_size, num_tags) = {tuple(logits.shape)}, got {tuple(labels.shape)}"
                 )
             loss = asymmetric_loss(
                 logits,

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from configuration_lion.configuration_ram import RamConfig
 from modeling_lion.modeling_ram import RamForImageTagging, asymmetric_loss
 
+
 TAGS = ["anchor", "bell", "cup", "dice", "eye"]
 TAGS_ZH = ["锚", "铃", "杯 ", "骰子", "眼"]
 

@@ -9,6 +9,7 @@ from configuration_lion.configuration_ram import RamConfig
 from modeling_lion.conversion_ram import convert_ram_checkpoint
 from modeling_lion.modeling_ram import RamForImageTagging
 
+
 GOLDEN = Path(__file__).parents[1] / "fixtures" / "golden" / "ram"
 
 
@@ -86,6 +87,15 @@ def test_what_the_tagger_does_not_need_is_left_out_by_name(official):
         again = convert_ram_checkpoint(state_dict, golden_config())
         assert again.keys() == converted.keys()
         assert all(torch.equal(again[name], converted[name]) for name in converted)
+
+
+def test_swins_own_constants_are_the_models(official):
+    model = RamForImageTagging(golden_config())
+    constants = {
+        name: tensor for name, tensor in model.state_dict().items() if name.endswith("relative_position_index")
+    }
+    converted = convert_ram_checkpoint(official, golden_config())
+    assert all(torch.equal(converted[name], tensor) for name, tensor in constants.items())
 
 
 def test_layout_of_the_released_file(official):

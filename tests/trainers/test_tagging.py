@@ -1,0 +1,398 @@
+import argparse
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import datasets
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from command_line import tag as command
+from configuration_lion.configuration_ram import RamConfig
+from modeling_lion.modeling_ram import RamForImageTagging
+from processing_lion.image_processing_lion import LionImageProcessor
+from trainers.resumable_jsonl import ResumableJsonl
+from trainers.tagging import ImageColumn, ImageFolder, Tagger, open_images, tag_images, tag_to_dataset
+
+
+TAGS = ["anchor", "bell", "cup", "dice", "eye"]
+NAMES = ["a.png", "b c.jpg", "sub/d.PNG", "sub/e.webp", "ünï/猫.png"]
+
+
+@pytest.fixture(scope="module")
+def tagger_directory(tmp_path_factory):
+    sizes = {"image_size": 32, "embed_dim": 8, "depths": [2, 1], "num_heads": [1, 2], "window_size": 4}
+    torch.manual_seed(0)
+    config = RamConfig.from_preset("nano", vision_config=sizes, hidden_size=16, intermediate_size=24, projection_dim=12)
+    model = RamForImageTagging(
+        RamConfig(
+            **{
+                **config.to_dict(),
+                "num_tags": 5,
+                "tags": TAGS,
+                "tags_zh": ["锚 ", "铃 ", "杯", "骰子", "眼"],
+                "thresholds": 0.5,
+            }
+        )
+    ).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+        # Between the second and third of five pictures, so that every tag separates them.
+        inputs = LionImageProcessor.for_tagging(32)([picture(i) for i in range(5)], return_tensors="pt")
+        probabilities = model(**inputs).logits.sigmoid().sort(dim=0).values
+        model.config.thresholds = probabilities[1:3].mean(dim=0).tolist()
+    directory = tmp_path_factory.mktemp("tagger")
+    model.save_pretrained(directory)
+    LionImageProcessor.for_tagging(32).save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def tagger(tagger_directory) -> Tagger:
+    return Tagger.from_pretrained(tagger_directory, device="cpu")
+
+
+def picture(seed: int) -> PIL.Image.Image:
+    return PIL.Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 30, 3), dtype=np.uint8))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / "pictures"
+    for index, name in enumerate(NAMES):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(index).save(root / name, lossless=True)
+    (root / "notes.txt").write_text("no picture")
+    (root / "._a.png").write_bytes(b"junk of a file system")
+    (root / ".cache").mkdir()
+    picture(9).save(root / ".cache" / "x.png")
+    return root
+
+
+@pytest.fixture
+def dataset(tmp_path) -> datasets.Dataset:
+    images = [{"bytes": encoded(index), "path": None} for index in range(5)]
+    features = datasets.Features({"image": datasets.Image(), "caption": datasets.Value("string")})
+    return datasets.Dataset.from_dict(
+        {"image": images, "caption": [f"caption {i}" for i in range(5)]}, features=features
+    )
+
+
+def encoded(seed: int) -> bytes:
+    buffer = io.BytesIO()
+    picture(seed).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def records(path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def by_hand(tagger: Tagger, images) -> list[list[str]]:
+    """One image at a time, straight through processor and model."""
+    return [
+        tagger.model.generate_tags(tagger.image_processor(image, return_tensors="pt")["pixel_values"])[0]
+        for image in images
+    ]
+
+
+def test_folder_is_tagged_in_order(tagger, folder, tmp_path):
+    output = tmp_path / "new" / "tags.jsonl"
+    report = tag_images(tagger, ImageFolder(folder), output, batch_size=2)
+    assert (report.tagged, report.present, report.broken) == (5, 0, [])
+    wanted = by_hand(tagger, [folder / name for name in NAMES])
+    assert records(output) == [{"file_name": name, "tags": tags} for name, tags in zip(NAMES, wanted)]
+    assert len({tuple(tags) for tags in wanted}) > 1
+
+
+def test_workers_and_batch_size_change_nothing(tagger, folder, tmp_path):
+    tag_images(tagger, ImageFolder(folder), tmp_path / "one.jsonl", batch_size=1)
+    tag_images(tagger, ImageFolder(folder), tmp_path / "all.jsonl", batch_size=8, num_workers=2)
+    assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "all.jsonl").read_bytes()
+
+
+def test_a_tagged_folder_is_a_data_set(tagger, folder):
+    tag_images(tagger, ImageFolder(folder), folder / "metadata.jsonl")
+    loaded = datasets.load_dataset("imagefolder", data_dir=str(folder), split="train")
+    assert sorted(loaded["tags"]) == sorted(record["tags"] for record in records(folder / "metadata.jsonl"))
+
+
+def test_broken_images_are_named_skipped_and_counted(tagger, folder, tmp_path, caplog):
+    (folder / "sub" / "d.PNG").write_bytes((folder / "sub" / "d.PNG").read_bytes()[:200])
+    (folder / "empty.gif").touch()
+    report = tag_images(tagger, ImageFolder(folder), tmp_path / "tags.jsonl", batch_size=2)
+    assert (report.tagged, report.broken) == (4, ["empty.gif", "sub/d.PNG"])
+    assert "empty.gif" in caplog.text
+    assert "sub/d.PNG" in caplog.text
+    assert [record["file_name"] for record in records(tmp_path / "tags.jsonl")] == [
+        n for n in NAMES if n != "sub/d.PNG"
+    ]
+
+    picture(2).save(folder / "sub" / "d.PNG", "png")  # once repaired, the next run takes it
+    report = tag_images(tagger, ImageFolder(folder), tmp_path / "tags.jsonl")
+    assert (report.tagged, report.present, report.broken) == (1, 4, ["empty.gif"])
+
+
+def test_nothing_readable_is_an_error(tagger, tmp_path):
+    (tmp_path / "x.png").touch()
+    with pytest.raises(ValueError, match="none of the 1 images"):
+        tag_images(tagger, ImageFolder(tmp_path), tmp_path / "tags.jsonl")
+
+
+def test_a_run_cut_off_at_any_byte_goes_on(tagger, folder, tmp_path):
+    tag_images(tagger, ImageFolder(folder), tmp_path / "whole.jsonl")
+    whole = (tmp_path / "whole.jsonl").read_bytes()
+    seen = set()
+    for size in range(0, len(whole), 7):
+        output = tmp_path / "cut.jsonl"
+        output.write_bytes(whole[:size])
+        report = tag_images(tagger, ImageFolder(folder), output)
+        assert output.read_bytes() == whole
+        assert report.tagged + report.present == 5
+        assert report.present == whole[:size].count(b"\n")
+        seen.add(report.present)
+    assert seen == {0, 1, 2, 3, 4}
+
+
+def test_tags_of_finished_batches_survive_a_crash(tagger, folder, tmp_path, monkeypatch):
+    calls = []
+
+    def fail_on_the_second(pixel_values, language):
+        calls.append(len(pixel_values))
+        if len(calls) == 2:
+            raise RuntimeError("out of memory")
+        return Tagger.tag_pixel_values(tagger, pixel_values, language)
+
+    monkeypatch.setattr(tagger, "tag_pixel_values", fail_on_the_second, raising=False)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        tag_images(tagger, ImageFolder(folder), tmp_path / "tags.jsonl", batch_size=2)
+    assert len(records(tmp_path / "tags.jsonl")) == 2
+    report = tag_images(tagger, ImageFolder(folder), tmp_path / "tags.jsonl", batch_size=2)
+    assert calls == [2, 2, 2, 1]
+    assert (report.tagged, report.present) == (3, 2)
+    assert [record["file_name"] for record in records(tmp_path / "tags.jsonl")] == NAMES
+
+
+@pytest.mark.parametrize(
+    "content", ["some text", '{"caption": "mine"}\n', '{"file_name": "a.png", "text": "mine"}\n', "[1]\n", "\n"]
+)
+def test_a_file_that_is_not_ours_is_left_alone(tagger, folder, tmp_path, content):
+    output = tmp_path / "notes.jsonl"
+    output.write_text(content)
+    with pytest.raises(ValueError, match=r"notes\.jsonl"):
+        tag_images(tagger, ImageFolder(folder), output)
+    assert output.read_text() == content
+
+
+def test_data_set_rows_get_a_column(tagger, dataset, tmp_path):
+    report = tag_to_dataset(tagger, ImageColumn(dataset), tmp_path / "tagged", batch_size=2)
+    assert report.tagged == 5
+    tagged = datasets.load_from_disk(tmp_path / "tagged")
+    assert tagged.column_names == ["image", "caption", "tags"]
+    assert list(tagged["tags"]) == by_hand(tagger, [picture(i) for i in range(5)])
+    assert list(tagged["caption"]) == list(dataset["caption"])
+    assert tagged[3]["image"].tobytes() == picture(3).tobytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tagged"]
+
+
+def test_unreadable_rows_are_left_out_of_the_data_set(tagger, tmp_path, caplog):
+    images = [
+        {"bytes": encoded(0), "path": None},
+        {"bytes": b"junk", "path": None},
+        None,
+        {"bytes": encoded(3), "path": None},
+    ]
+    broken = datasets.Dataset.from_dict({"picture": images}, features=datasets.Features({"picture": datasets.Image()}))
+    report = tag_to_dataset(tagger, ImageColumn(broken), tmp_path / "tagged", tags_column="words")
+    assert report.broken == [1, 2]
+    assert "row 1" in caplog.text
+    tagged = datasets.load_from_disk(tmp_path / "tagged")
+    assert list(tagged["words"]) == by_hand(tagger, [picture(0), picture(3)])
+    assert tagged[1]["picture"].tobytes() == picture(3).tobytes()
+
+
+def test_an_interrupted_data_set_goes_on(tagger, dataset, tmp_path):
+    (tmp_path / "tagged.tags.jsonl").write_text('{"row": 0, "tags": ["from before"]}\n{"row": 3, "tags": ["torn')
+    (tmp_path / "tagged.partial").mkdir()
+    report = tag_to_dataset(tagger, ImageColumn(dataset), tmp_path / "tagged")
+    assert (report.tagged, report.present) == (4, 1)
+    tags = list(datasets.load_from_disk(tmp_path / "tagged")["tags"])
+    assert tags == [["from before"], *by_hand(tagger, [picture(i) for i in range(1, 5)])]
+
+
+def test_nothing_is_overwritten(tagger, dataset, tmp_path):
+    (tmp_path / "there").mkdir()
+    with pytest.raises(ValueError, match="exists"):
+        tag_to_dataset(tagger, ImageColumn(dataset), tmp_path / "there")
+    with pytest.raises(ValueError, match="caption"):
+        tag_to_dataset(tagger, ImageColumn(dataset), tmp_path / "new", tags_column="caption")
+    assert list(tmp_path.iterdir()) == [tmp_path / "there"]
+
+
+def test_a_folder_becomes_a_data_set_of_its_own(tagger, folder, tmp_path):
+    tag_to_dataset(tagger, ImageFolder(folder), tmp_path / "tagged")
+    (folder / "a.png").unlink()  # the pictures are inside
+    tagged = datasets.load_from_disk(tmp_path / "tagged")
+    assert tagged[0]["image"].tobytes() == picture(0).tobytes()
+    assert len(tagged) == 5
+
+
+def test_sources(folder, dataset, tmp_path):
+    assert list(open_images(folder).names) == NAMES
+
+    dataset.save_to_disk(tmp_path / "saved")
+    datasets.DatasetDict({"train": dataset, "test": dataset.select([0])}).save_to_disk(tmp_path / "splits")
+    (tmp_path / "data").mkdir()
+    dataset.to_parquet(tmp_path / "data" / "train.parquet")
+    paths = tmp_path / "paths.csv"
+    paths.write_text("image,caption\n" + "".join(f"{folder / name},x\n" for name in NAMES), encoding="utf-8")
+
+    assert len(open_images(tmp_path / "saved").names) == 5
+    assert len(open_images(tmp_path / "splits", split="test").names) == 1
+    assert len(open_images(tmp_path / "data").names) == 5
+    assert len(open_images(tmp_path / "data" / "train.parquet", image_column="image").names) == 5
+    assert open_images(paths)[1] == str(folder / NAMES[1])
+
+    with pytest.raises(ValueError, match="split must be one of"):
+        open_images(tmp_path / "splits")
+    with pytest.raises(ValueError, match="split must be one of"):
+        open_images(tmp_path / "splits", split="validation")
+    with pytest.raises(ValueError, match="image_column 'picture'"):
+        open_images(tmp_path / "saved", image_column="picture")
+    with pytest.raises(ValueError, match="image_column must be given"):
+        ImageColumn(dataset.remove_columns("image"))
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        open_images(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="expected a folder"):
+        open_images(folder / "a.png")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no image"):
+        ImageFolder(tmp_path / "empty")
+
+
+def test_tagger_in_the_subfolder_of_a_lion(tagger, tagger_directory, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "lion"}')
+    with pytest.raises(ValueError, match="no RAM tagger"):
+        Tagger.from_pretrained(tmp_path)
+    (tmp_path / "tagger").symlink_to(tagger_directory)
+    image = picture(1)
+    assert Tagger.from_pretrained(tmp_path, device="cpu")(image) == tagger(image) == by_hand(tagger, [image])
+
+
+def test_tags_have_no_spaces_around_them(tagger):
+    tags = {tag for image_tags in tagger([picture(i) for i in range(5)], language="zh") for tag in image_tags}
+    assert tags <= {"锚", "铃", "杯", "骰子", "眼"}
+    assert tags & {"锚", "铃"}
+
+
+def test_unusable_device(tagger_directory):
+    with pytest.raises(ValueError, match="device 'nonsense'"):
+        Tagger.from_pretrained(tagger_directory, device="nonsense")
+
+
+def parse(*arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    command.add_parser(parser.add_subparsers())
+    return parser.parse_args(["tag", *arguments])
+
+
+def test_command(tagger, tagger_directory, folder, dataset, tmp_path, capsys, monkeypatch):
+    (folder / "broken.jpg").touch()
+    args = parse(
+        str(folder), "--model", str(tagger_directory), "--output", str(tmp_path / "t.jsonl"), "--device", "cpu"
+    )
+    assert args.run(args) == 0
+    assert "5 tagged, 0 already there, 1 unreadable" in capsys.readouterr().out
+    assert args.run(args) == 0
+    assert "0 tagged, 5 already there, 1 unreadable" in capsys.readouterr().out
+
+    dataset.save_to_disk(tmp_path / "saved")
+    monkeypatch.setattr(command, "_shipped_checkpoint", lambda: str(tagger_directory))
+    args = parse(
+        *(str(tmp_path / "saved"), "--output-dataset", str(tmp_path / "tagged"), "--tags-column", "words"),
+        *("--batch-size", "3", "--image-column", "image", "--language", "zh", "--device", "cpu"),
+    )
+    assert args.run(args) == 0
+    wanted = tagger([picture(i) for i in range(5)], language="zh")
+    assert list(datasets.load_from_disk(tmp_path / "tagged")["words"]) == wanted
+
+
+def test_command_needs_exactly_one_output(capsys):
+    for arguments in (["x"], ["x", "--output", "a", "--output-dataset", "b"]):
+        with pytest.raises(SystemExit) as error:
+            parse(*arguments)
+        assert error.value.code == 2
+    capsys.readouterr()
+
+
+def test_two_processes_share_the_work(tagger, tagger_directory, folder, tmp_path):
+    (folder / "broken.jpg").touch()
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\n"
+        "from trainers.tagging import ImageFolder, Tagger, tag_images\n"
+        "tagger, folder, output = sys.argv[1:]\n"
+        "report = tag_images(Tagger.from_pretrained(tagger, device='cpu'), ImageFolder(folder), output)\n"
+        "assert (report.tagged, report.present, report.broken) == (4, 1, ['broken.jpg']), report\n"
+    )
+    output = tmp_path / "tags.jsonl"
+    tag_images(tagger, ImageFolder(folder), tmp_path / "alone.jsonl")
+    lines = (tmp_path / "alone.jsonl").read_bytes().splitlines(keepends=True)
+    # Left behind by an earlier run of more processes, one line torn.
+    (tmp_path / "tags.jsonl.part3").write_bytes(lines[2] + lines[4][:30])
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, script, tagger_directory, folder, output],
+            env={**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank, "PYTHONPATH": os.pathsep.join(sys.path)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors[-2000:]
+    assert output.read_bytes().splitlines(keepends=True) == lines
+    assert not list(tmp_path.glob("tags.jsonl.*"))
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.tuples(st.text(), st.lists(st.text(), max_size=3)), max_size=6, unique_by=lambda entry: entry[0]),
+    st.integers(1, 3),
+    st.randoms(),
+)
+def test_no_record_is_lost_or_repeated(tmp_path_factory, entries, processes, random):
+    """Any split of the work over processes, any interruption, any number of processes afterwards."""
+    path = tmp_path_factory.mktemp("jsonl") / "[x] tags.jsonl"
+    entries = [
+        {"name": name.encode("utf-8", "surrogatepass").decode("utf-8", "replace"), "tags": tags}
+        for name, tags in entries
+    ]
+    entries = list({entry["name"]: entry for entry in entries}.values())
+    for index in range(processes):
+        part = ResumableJsonl(path, "name", ["tags"], index, processes)
+        part.append(entries[index::processes])
+        if part.own_part.exists() and random.random() < 0.5:
+            os.truncate(part.own_part, random.randrange(part.own_part.stat().st_size + 1))
+
+    file = ResumableJsonl(path, "name", ["tags"])
+    file.recover()
+    kept = {record["name"] for record in file.records()}
+    file.append(entry for entry in entries if entry["name"] not in kept)
+    found = file.records()
+    assert len(found) == len(entries)
+    assert {record["name"]: record for record in found} == {entry["name"]: entry for entry in entries}
+    assert [item.name for item in path.parent.iterdir()] in ([path.name], [])
