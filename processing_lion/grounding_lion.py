@@ -125,17 +125,17 @@ def _label(text: str) -> str:
 def label_boxes(text: str) -> list[tuple[str, Box]]:
     """
     The boxes of an answer, each with the words that name it: the phrase in front of it (`a dog [..] and a cat [..]`),
-    shared by boxes that follow each other directly; where no box has one, the phrase behind it; `""` when the answer
-    holds boxes alone (`Answer: [..]`).
+    shared by boxes that follow each other directly; the phrase behind it, where the answer begins with a box and ends
+    with words; `""` where there are none (`Answer: [..]`).
     """
     groups = _find_boxes(text)
-    starts = [0] + [end for _, end, _ in groups]
-    before = [_label(text[start : group[0]]) for start, group in zip(starts, groups)]
-    if not any(before):
-        ends = [group[0] for group in groups[1:]] + [len(text)]
-        before = [_label(text[group[1] : end]) for group, end in zip(groups, ends)]
+    ends = [0] + [end for _, end, _ in groups]
+    starts = [start for start, _, _ in groups] + [len(text)]
+    phrases = [_label(text[end:start]) for end, start in zip(ends, starts)]
+    if not phrases[0] and phrases[-1]:
+        phrases = phrases[1:]
     labelled, label = [], ""
-    for (_, _, boxes), phrase in zip(groups, before):
+    for (_, _, boxes), phrase in zip(groups, phrases):
         label = phrase or label
         labelled += [(label, box) for box in boxes]
     return labelled

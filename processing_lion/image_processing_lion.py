@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 import torch
-from transformers.image_processing_utils import BaseImageProcessor, BatchFeature, get_size_dict
+from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 
 
 # CLIP statistics, as in the official preprocessors/lion_preprocessors.py; ImageNet's are those of the RAM tagger.
@@ -122,7 +122,8 @@ def _array_to_rgb(source: np.ndarray | torch.Tensor, input_data_format: str | No
         raise ValueError(f"an array of shape {shape} is no picture; {_EXPECTED}")
     if source.ndim == 3:
         if input_data_format is None:
-            input_data_format = "channels_first" if shape[0] in _CHANNELS else "channels_last"
+            first = shape[0] in (1, 3) or (shape[0] == 4 and shape[-1] not in _CHANNELS)
+            input_data_format = "channels_first" if first else "channels_last"
         if input_data_format == "channels_first":
             source = np.moveaxis(source, 0, -1)
         if source.shape[-1] not in _CHANNELS:
@@ -229,6 +230,17 @@ class LionImageProcessor(BaseImageProcessor):
         settings = {"resample": PIL.Image.Resampling.BILINEAR, "image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD}
         return cls(size=size, **{**settings, **kwargs})
 
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
+        """Saves the settings, and the code that reads them where LION is not installed."""
+        # Not above: the models' room uses this one.
+        from modeling_lion.hub_lion import IMAGE_PROCESSOR_CODE, write_code
+
+        files = super().save_pretrained(save_directory)
+        write_code(save_directory, IMAGE_PROCESSOR_CODE)
+        if push_to_hub:  # saves once more, to a folder of its own, so that all files are sent
+            self.push_to_hub(kwargs.pop("repo_id", os.path.basename(save_directory)), **kwargs)
+        return files
+
     def preprocess(
         self,
         images: Any,
@@ -286,11 +298,11 @@ class LionImageProcessor(BaseImageProcessor):
 
 
 def _check_size(size: int | dict[str, int]) -> dict[str, int]:
-    # transformers 5 reads sizes into an object of its own that behaves like a dictionary
-    size = dict(size) if not isinstance(size, (int, list, tuple)) else get_size_dict(size)
-    if set(size) < {"height", "width"}:
+    if isinstance(size, int):
+        size = {"height": size, "width": size}
+    size = {key: edge for key, edge in dict(size).items() if edge is not None}  # transformers 5 lists unset keys, too
+    if set(size) != {"height", "width"}:
         raise ValueError(f"size must be an int or have exactly the keys 'height' and 'width', got {size}")
-    size = {"height": size["height"], "width": size["width"]}
     if not all(isinstance(edge, int) and edge > 0 for edge in size.values()):
         raise ValueError(f"size must hold positive whole numbers of pixels, got {size}")
     return size

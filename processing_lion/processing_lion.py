@@ -124,8 +124,12 @@ class LionProcessor(ProcessorMixin):
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
         """
         Saves image processor, tokenizers and settings, the Q-Former's tokenizer in the subfolder `qformer_tokenizer`.
-        What either major version of transformers saves, both load.
+        What either major version of transformers saves, both load; the code is saved with it, for places where LION is
+        not installed.
         """
+        # Not above: the models' room uses this one.
+        from modeling_lion.hub_lion import PROCESSOR_CODE, write_code
+
         save_directory = os.fspath(save_directory)
         if not _TRANSFORMERS_5:
             self.qformer_tokenizer.save_pretrained(os.path.join(save_directory, "qformer_tokenizer"))
@@ -136,6 +140,7 @@ class LionProcessor(ProcessorMixin):
             self.__dict__.pop("attributes", None)
         for folder in (save_directory, os.path.join(save_directory, "qformer_tokenizer")):
             _make_tokenizer_portable(os.path.join(folder, "tokenizer_config.json"))
+        write_code(save_directory, PROCESSOR_CODE)
         if push_to_hub:  # saves once more, to a folder of its own, so that all files are sent
             self.push_to_hub(kwargs.pop("repo_id", os.path.basename(save_directory)), **kwargs)
         return files

@@ -1,0 +1,268 @@
+"""Pictures from every kind of source, and the numbers they become."""
+
+import base64
+import io
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from processing_lion import LionImageProcessor, load_image
+
+
+@pytest.fixture
+def picture():
+    """A colourful picture that is wider than high."""
+    values = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    return PIL.Image.fromarray(values)
+
+
+def png(image, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", **options)
+    return buffer.getvalue()
+
+
+def same(image, other):
+    assert image.mode == "RGB"
+    return np.array_equal(np.asarray(image), np.asarray(other))
+
+
+# --- Sources --------------------------------------------------------------------------------------------------------
+
+
+def test_files_bytes_and_data_urls(picture, tmp_path):
+    path = tmp_path / "a picture.png"
+    path.write_bytes(png(picture))
+    assert same(load_image(path), picture)
+    assert same(load_image(str(path)), picture)
+    assert same(load_image(path.read_bytes()), picture)
+    assert same(load_image("data:image/png;base64," + base64.b64encode(png(picture)).decode()), picture)
+
+
+def test_http_url(picture):
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            found = self.path == "/picture.png"
+            self.send_response(200 if found else 404)
+            self.end_headers()
+            if found:
+                self.wfile.write(png(picture))
+
+        def log_message(self, *args):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        host = f"http://127.0.0.1:{server.server_port}"
+        assert same(load_image(f"{host}/picture.png"), picture)
+        with pytest.raises(OSError, match=r"could not fetch .*/other.png: .*404"):
+            load_image(f"{host}/other.png")
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float32, np.float64, np.uint16])
+@pytest.mark.parametrize("channels_first", [False, True])
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_arrays(picture, dtype, channels_first, as_tensor):
+    values = np.asarray(picture)
+    if np.issubdtype(dtype, np.floating):
+        values = values / 255
+    elif dtype is np.uint16:
+        values = values.astype(np.uint16) * 257
+    values = values.astype(dtype)
+    if channels_first:
+        values = values.transpose(2, 0, 1)
+    if as_tensor:
+        values = torch.from_numpy(np.ascontiguousarray(values))
+    assert same(load_image(values), picture)
+
+
+def test_tensors_of_half_precision_and_with_gradients():
+    white = PIL.Image.new("RGB", (5, 4), "white")
+    assert same(load_image(torch.ones(3, 4, 5, dtype=torch.bfloat16)), white)
+    assert same(load_image(torch.ones(3, 4, 5, requires_grad=True)), white)
+    assert same(load_image(np.ones((4, 5), dtype=bool)), white)
+
+
+def test_array_with_two_possible_channel_axes():
+    values = np.zeros((3, 7, 3), np.uint8)
+    assert load_image(values).size == (3, 7)  # channels first, as transformers takes it
+    assert load_image(values, input_data_format="channels_last").size == (7, 3)
+    assert load_image(np.zeros((4, 7, 3), np.uint8)).size == (7, 4)  # not four channels of width 3
+    assert load_image(np.zeros((4, 7, 9), np.uint8)).size == (9, 7)
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK", "YCbCr", "HSV", "LA", "PA", "RGBA", "RGBa", "La", "RGBX"])
+def test_every_mode_becomes_rgb(picture, mode):
+    source = picture.convert("RGBA").convert("RGBa") if mode == "RGBa" else picture
+    source = picture.convert("LA").convert("La") if mode == "La" else source.convert(mode)
+    image = load_image(source)
+    assert image.mode == "RGB"
+    assert image.size == picture.size
+
+
+def test_transparent_pictures_are_put_on_white(tmp_path):
+    # fully transparent red, as many editors leave it below
+    image = PIL.Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    image.putpixel((0, 0), (0, 0, 255, 255))
+    image.putpixel((1, 0), (0, 0, 0, 128))
+    loaded = load_image(image)
+    assert loaded.getpixel((3, 3)) == (255, 255, 255)
+    assert loaded.getpixel((0, 0)) == (0, 0, 255)
+    assert loaded.getpixel((1, 0)) == (127, 127, 127)
+    assert same(load_image(np.asarray(image)), loaded)
+
+    palette = PIL.Image.new("P", (2, 1))
+    palette.putpalette([255, 0, 0, 0, 0, 255])
+    palette.putpixel((1, 0), 1)
+    loaded = load_image(png(palette, transparency=0))
+    assert [loaded.getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (0, 0, 255)]
+
+
+def test_deep_greyscale_is_scaled_not_clipped():
+    values = np.array([[0, 257, 32896, 65535]], np.uint16)
+    expected = [0, 1, 128, 255]
+    file = png(PIL.Image.fromarray(values))
+    assert [load_image(file).getpixel((x, 0))[0] for x in range(4)] == expected
+    assert [load_image(PIL.Image.fromarray(values)).getpixel((x, 0))[0] for x in range(4)] == expected
+    thirty_two = PIL.Image.fromarray(values.astype(np.int32))
+    assert thirty_two.mode == "I"
+    assert [load_image(thirty_two).getpixel((x, 0))[0] for x in range(4)] == expected
+    floats = PIL.Image.fromarray(np.array([[0.0, 0.5, 1.0]], np.float32))
+    assert [load_image(floats).getpixel((x, 0))[0] for x in range(3)] == [0, 128, 255]
+
+
+def test_exif_rotation_is_applied(picture, tmp_path):
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6  # rotate by 90 degrees to the right for display
+    path = tmp_path / "rotated.png"
+    picture.save(path, exif=exif)
+    upright = picture.transpose(PIL.Image.Transpose.ROTATE_270)
+    assert same(load_image(path), upright)
+    with PIL.Image.open(path) as opened:
+        assert same(load_image(opened), upright)
+    assert same(load_image(load_image(path)), upright)  # once only
+
+
+def test_animation_gives_its_first_frame(tmp_path):
+    frames = [PIL.Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert load_image(tmp_path / "a.gif").getpixel((0, 0)) == (255, 0, 0)
+
+
+# --- Errors ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "message"),
+    [
+        (3, TypeError, "cannot load a picture from int; expected a PIL image, a file path"),
+        (None, TypeError, "NoneType"),
+        ({"path": "x"}, TypeError, "dict"),
+        ("/no/such/file.png", FileNotFoundError, "'/no/such/file.png'"),
+        (b"not a picture", ValueError, "13 bytes holds no readable picture"),
+        ("data:image/png;base64,AAAA", ValueError, "no readable picture"),
+        (np.zeros((5, 5, 2)), ValueError, r"shape \(5, 5, 2\)"),
+        (np.zeros((2, 3, 4, 4, 3)), ValueError, "shape"),
+        (np.zeros((0, 4, 3)), ValueError, "shape"),
+        (np.full((4, 4, 3), 200.0), ValueError, r"float pixel values must lie in \[0, 1\].*200"),
+        (np.full((4, 4, 3), np.nan), ValueError, "float pixel values"),
+        (np.full((4, 4, 3), 300), ValueError, r"integer pixel values must lie in \[0, 255\]"),
+        (np.zeros((4, 4, 3), complex), ValueError, "complex"),
+    ],
+)
+def test_errors_say_what_was_expected_and_which_picture(source, error, message):
+    with pytest.raises(error, match=message):
+        load_image(source)
+    with pytest.raises(error, match=r"^images\[1\]: "):
+        LionImageProcessor()([np.zeros((4, 4, 3), np.uint8), source])
+
+
+def test_damaged_files_are_reported_by_name(picture, tmp_path):
+    path = tmp_path / "half.png"
+    path.write_bytes(png(picture.resize((300, 300)))[:2000])
+    with pytest.raises(ValueError, match=r"half\.png holds no readable picture"):
+        load_image(path)
+    (tmp_path / "text.jpg").write_text("hello")
+    with pytest.raises(ValueError, match=r"text\.jpg holds no readable picture"):
+        load_image(tmp_path / "text.jpg")
+
+
+def test_several_pictures_for_one_text_are_refused(picture):
+    with pytest.raises(ValueError, match=r"images\[0\] holds 2 pictures"):
+        LionImageProcessor()([[picture, picture]])
+
+
+# --- Numbers --------------------------------------------------------------------------------------------------------
+
+
+def test_pixel_values_are_those_of_pillow_and_numpy(picture):
+    processor = LionImageProcessor()
+    values = processor(picture, return_tensors="pt").pixel_values
+    assert values.shape == (1, 3, 224, 224)
+    assert values.dtype == torch.float32
+    resized = np.asarray(picture.resize((224, 224), PIL.Image.Resampling.BICUBIC)).astype(np.float64) / 255
+    mean, std = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
+    np.testing.assert_allclose(values[0].permute(1, 2, 0).numpy(), (resized - mean) / std, atol=2e-6)
+
+
+def test_tagging_pixel_values(picture):
+    processor = LionImageProcessor.for_tagging()
+    values = processor(picture, return_tensors="np").pixel_values
+    assert values.shape == (1, 3, 384, 384)
+    resized = np.asarray(picture.resize((384, 384), PIL.Image.Resampling.BILINEAR)).astype(np.float64) / 255
+    expected = (resized - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    np.testing.assert_allclose(values[0].transpose(1, 2, 0), expected, atol=2e-6)
+    assert LionImageProcessor.for_tagging(size=96).size == {"height": 96, "width": 96}
+
+
+def test_steps_can_be_left_out(picture):
+    processor = LionImageProcessor(size={"height": 8, "width": 4}, do_normalize=False)
+    assert processor(picture, return_tensors="np").pixel_values.shape == (1, 3, 8, 4)
+    raw = processor(picture, do_resize=False, do_rescale=False, return_tensors="np").pixel_values
+    assert np.array_equal(raw[0].transpose(1, 2, 0), np.asarray(picture))
+    assert processor(picture, size=5, return_tensors="np").pixel_values.shape == (1, 3, 5, 5)
+    with pytest.raises(ValueError, match="different sizes"):
+        processor([picture, picture.rotate(90, expand=True)], do_resize=False, return_tensors="np")
+
+
+def test_batches(picture):
+    processor = LionImageProcessor(size=8)
+    batch = torch.zeros(4, 3, 6, 9)
+    assert processor(batch, return_tensors="pt").pixel_values.shape == (4, 3, 8, 8)
+    assert processor([[picture], [picture]], return_tensors="pt").pixel_values.shape == (2, 3, 8, 8)
+    assert len(processor([picture, picture]).pixel_values) == 2
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"size": 0}, "size"),
+        ({"size": {"shortest_edge": 224}}, "'height' and 'width'"),
+        ({"resample": 17}, "resample"),
+        ({"image_mean": [0.5]}, "image_mean"),
+        ({"image_std": [0.5, 0.0, 0.5]}, "image_std must be positive"),
+    ],
+)
+def test_bad_settings_are_refused(setting, message, picture):
+    with pytest.raises(ValueError, match=message):
+        LionImageProcessor(**setting)
+    with pytest.raises(ValueError, match=message):
+        LionImageProcessor()(picture, **setting)
+
+
+def test_save_and_load(tmp_path, picture):
+    processor = LionImageProcessor.for_tagging(size=32, do_rescale=False)
+    processor.save_pretrained(tmp_path)
+    loaded = LionImageProcessor.from_pretrained(tmp_path)
+    assert loaded.to_dict() == processor.to_dict()
+    assert torch.equal(
+        loaded(picture, return_tensors="pt").pixel_values, processor(picture, return_tensors="pt").pixel_values
+    )

@@ -1,0 +1,333 @@
+"""The processor: parity with the official implementation, truncation, the soft prompt, answers, saving."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from transformers import AutoTokenizer
+
+from processing_lion import SOFT_PROMPT_TOKEN, LionProcessor, add_qformer_bos_token, format_tags
+
+from .conftest import FIXTURES
+
+
+IMAGE = Image.new("RGB", (9, 6), "green")
+SOFT = 799  # the id of <extra_id_0> in the fixture's tokenizer
+
+
+def ids_of(processor, text):
+    return processor.tokenizer(text)["input_ids"]
+
+
+def marked(output):
+    """(row, id) of every marked token."""
+    rows, columns = output["soft_prompt_mask"].nonzero(as_tuple=True)
+    return [(int(row), int(output["input_ids"][row, column])) for row, column in zip(rows, columns)]
+
+
+# --- Parity ---------------------------------------------------------------------------------------------------------
+
+
+def test_ids_are_those_of_the_official_implementation(processor, golden_inputs):
+    output = processor(
+        images=[IMAGE] * 3,
+        text=golden_inputs["questions"],
+        tags=golden_inputs["tags"],
+        answers=golden_inputs["answers"],
+    )
+    for name in ("input_ids", "attention_mask", "qformer_input_ids", "qformer_attention_mask", "labels"):
+        assert torch.equal(output[name], golden_inputs["tensors"][name]), name
+        assert output[name].dtype == torch.int64
+    assert output["pixel_values"].shape == golden_inputs["tensors"]["pixel_values"].shape
+    assert output["task_ids"].tolist() == [1, 0, 1]
+    assert output["task_ids"].dtype == torch.int64
+    assert marked(output) == [(0, SOFT), (1, SOFT), (2, SOFT)]
+    assert processor.tokenizer.batch_decode(output["input_ids"], skip_special_tokens=True)[2].endswith("short answer:")
+
+
+def test_official_qformer_vocabulary():
+    tokenizer = AutoTokenizer.from_pretrained(FIXTURES / "tokenizers" / "bert")
+    count = len(tokenizer)
+    assert add_qformer_bos_token(tokenizer).bos_token == "[DEC]"
+    assert (len(tokenizer), tokenizer.bos_token_id) == (count + 1, count)
+    assert len(add_qformer_bos_token(tokenizer)) == count + 1  # once only
+
+
+# --- Shapes of input ------------------------------------------------------------------------------------------------
+
+
+def test_one_sample_needs_no_lists(processor):
+    output = processor(IMAGE, "what is it?", tags=["dog", "cat"], answers="a dog")
+    assert list(output["input_ids"][0]) == ids_of(processor, format_tags("dog, cat") + "what is it?")
+    assert {name: len(value) for name, value in output.items()} == dict.fromkeys(
+        [*processor.model_input_names, "labels"], 1
+    )
+
+
+@pytest.mark.parametrize("tags", ["dog, cat", ["dog", "cat"], ["dog, cat"], [["dog", "cat"]]])
+def test_tags_of_one_sample_as_string_or_list(processor, tags):
+    output = processor(text="what is it?", tags=tags)
+    assert list(output["input_ids"][0]) == ids_of(processor, format_tags("dog, cat") + "what is it?")
+
+
+def test_tags_per_sample(processor):
+    texts = ["what is it?"] * 5
+    output = processor(text=texts, tags=["dog, cat", ["dog", "cat"], None, "", []])
+    expected = [format_tags("dog, cat")] * 2 + ["", format_tags(""), format_tags("")]
+    for row, mask, sentence in zip(output["input_ids"], output["attention_mask"], expected):
+        assert row[mask.bool()].tolist() == ids_of(processor, sentence + "what is it?")
+    assert output["soft_prompt_mask"].sum(dim=1).tolist() == [1, 1, 0, 1, 1]
+    for_all = processor(text=texts, tags="dog, cat")["input_ids"]
+    assert torch.equal(for_all, for_all[:1].expand(5, -1))
+
+
+def test_without_pictures_or_without_text(processor):
+    assert "pixel_values" not in processor(text="what is it?")
+    assert list(processor(images=[IMAGE, IMAGE])) == ["pixel_values"]
+
+
+def test_task(processor):
+    texts = ["where is the dog?", "what is it?"]
+    assert processor(text=texts)["task_ids"].tolist() == [0, 1]
+    assert processor(text=texts, task="image_level")["task_ids"].tolist() == [1, 1]
+    assert processor(text=texts, task=["image_level", "auto"])["task_ids"].tolist() == [1, 1]
+    assert processor(text=texts, task=["auto", "region_level"])["task_ids"].tolist() == [0, 0]
+    # the tag sentence has no say
+    assert processor(text="what is it?", tags="where is the dog?")["task_ids"].tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({}, ValueError, "images, text, or both"),
+        ({"text": 3}, TypeError, "text must be a string"),
+        ({"text": ["a", 3]}, TypeError, r"text\[1\]"),
+        ({"text": []}, ValueError, "text must not be empty"),
+        ({"images": IMAGE, "text": ["a", "b"]}, ValueError, "images: got 1 for 2 texts.*encode_images"),
+        ({"images": [IMAGE] * 2, "text": "a"}, ValueError, "images: got 2 for 1 texts"),
+        ({"images": [IMAGE, 3], "text": ["a", "b"]}, TypeError, r"images\[1\]: cannot load a picture from int"),
+        ({"text": ["a", "b"], "tags": ["x"]}, ValueError, "tags: got 1 for 2 texts"),
+        ({"text": ["a", "b"], "tags": ["x", 3]}, TypeError, r"tags\[1\]"),
+        ({"text": "a", "tags": 3}, TypeError, "tags must be"),
+        ({"text": "a", "task": "region"}, ValueError, "task must be 'auto', 'image_level' or 'region_level'"),
+        ({"text": ["a", "b"], "task": ["auto"]}, ValueError, "task: got 1 for 2 texts"),
+        ({"text": ["a", "b"], "answers": "x"}, ValueError, "answers: got 1 for 2 texts"),
+        ({"text": "a", "answers": [None]}, TypeError, r"answers\[0\]"),
+        ({"images": IMAGE, "answers": "x"}, ValueError, "answers need text"),
+        ({"images": IMAGE, "tags": "x"}, ValueError, "tags need text"),
+        ({"text": "a", "videos": [1]}, ValueError, "LION takes no videos"),
+        ({"text": "a", "max_length": 10}, ValueError, "max_length must be at least"),
+        ({"text": "a", "padding": "longer"}, ValueError, "padding"),
+    ],
+)
+def test_errors_name_the_argument(processor, arguments, error, message):
+    if "max_length" in arguments:
+        arguments = {**arguments, "tags": "dog"}
+    with pytest.raises(error, match=message):
+        processor(**arguments)
+
+
+def test_settings_are_checked(make_processor):
+    with pytest.raises(ValueError, match="max_text_length must be at least"):
+        make_processor(max_text_length=20)
+    with pytest.raises(ValueError, match="max_answer_length must be at least 2"):
+        make_processor(max_answer_length=1)
+    bert = AutoTokenizer.from_pretrained(FIXTURES / "tokenizers" / "bert")
+    with pytest.raises(ValueError, match="<extra_id_0>"):
+        LionProcessor(make_processor().image_processor, bert, bert)
+
+
+# --- The soft prompt ------------------------------------------------------------------------------------------------
+
+
+def test_only_the_sentences_own_token_is_marked(processor):
+    text = f"what is {SOFT_PROMPT_TOKEN} and {SOFT_PROMPT_TOKEN}?"
+    output = processor(text=[text] * 3, tags=[f"dog, {SOFT_PROMPT_TOKEN}", None, ""])
+    assert (output["input_ids"] == SOFT).sum(dim=1).tolist() == [4, 2, 3]
+    assert marked(output) == [(0, SOFT), (2, SOFT)]
+    assert output["soft_prompt_mask"].argmax(dim=1).tolist() == [5, 0, 5]
+
+
+def test_an_image_placeholder_is_plain_text(processor):
+    text = "in the image <image>, what is it?"
+    assert list(processor(text=text)["input_ids"][0]) == ids_of(processor, text)
+
+
+# --- Truncation -----------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    words=st.lists(st.sampled_from(["dog", "red", "square", SOFT_PROMPT_TOKEN, "table"]), min_size=1, max_size=150),
+    tags=st.one_of(st.none(), st.lists(st.sampled_from(["dog", "red car", "beagle", SOFT_PROMPT_TOKEN]), max_size=80)),
+    limit=st.integers(40, 160),
+    as_string=st.booleans(),
+)
+def test_truncation_keeps_the_soft_prompt_and_the_questions_end(processor, words, tags, limit, as_string):
+    text = " ".join(words)
+    given_tags = ", ".join(tags) if tags is not None and as_string else tags
+    output = processor(text=text, tags=given_tags, max_length=limit)
+    ids = output["input_ids"][0].tolist()
+    whole = ids_of(processor, text if tags is None else format_tags(tags) + text)
+    if len(whole) <= limit:
+        assert ids == whole
+        return
+    assert len(ids) <= limit
+    assert ids[-1] == processor.tokenizer.eos_token_id
+    if tags is None:
+        assert ids == whole[-limit:]
+        return
+    assert marked(output) == [(0, SOFT)]
+    without_tags = ids_of(processor, format_tags("") + text)
+    if len(without_tags) <= limit:  # the question is whole, behind as many tags as fit
+        kept = next(n for n in range(len(tags)) if ids == ids_of(processor, format_tags(tags[:n]) + text))
+        assert len(ids_of(processor, format_tags(tags[: kept + 1]) + text)) > limit
+    else:  # the sentence is whole, the question has lost its head
+        sentence = ids_of(processor, format_tags("").rstrip())[:-1]
+        assert ids[: len(sentence)] == sentence
+        assert ids[len(sentence) :] == without_tags[len(sentence) - limit :]
+        assert len(ids) == limit
+
+
+def test_init_limit_and_switching_truncation_off(make_processor):
+    processor = make_processor(max_text_length=64)
+    text = "what is the dog doing? " * 30
+    assert processor(text=text, tags="dog, cat")["input_ids"].shape[1] == 64
+    whole = processor(text=text, tags="dog, cat", truncation=False)["input_ids"][0].tolist()
+    assert whole == ids_of(processor, format_tags("dog, cat") + text)
+
+
+def test_qformer_sees_the_instructions_end_without_tags(make_processor):
+    processor = make_processor(max_qformer_text_length=12)
+    text = "what is the dog doing on the table near the red car?"
+    whole = processor.qformer_tokenizer(text)["input_ids"]
+    output = processor(text=[text, "what?"], tags="dog, cat")
+    cut = output["qformer_input_ids"][0].tolist()
+    assert len(whole) > 12
+    assert cut == [whole[0], *whole[-11:]]
+    assert output["qformer_input_ids"][1].tolist()[:4] == processor.qformer_tokenizer("what?")["input_ids"][:4]
+
+
+# --- Padding --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_padding_keeps_masks_aligned(make_processor, side):
+    processor = make_processor()
+    processor.tokenizer.padding_side = side
+    output = processor(
+        text=["what is it?", "what is the dog doing on the table?"], tags=["dog", None], answers=["a", "b c"]
+    )
+    short = ids_of(processor, format_tags("dog") + "what is it?")
+    assert output["input_ids"][0][output["attention_mask"][0].bool()].tolist() == short
+    assert marked(output) == [(0, SOFT)]
+    assert (output["attention_mask"][1, 0] == 0) == (side == "left")
+    assert output["labels"][0, -1] == -100  # answers are padded at the end in any case
+
+
+def test_padding_options(processor):
+    texts = ["what is it?", "what is the dog doing?"]
+    assert processor(text=texts, padding="max_length", max_length=50)["input_ids"].shape == (2, 50)
+    assert processor(text=texts, padding="max_length")["input_ids"].shape == (2, 128)
+    assert processor(text=texts, pad_to_multiple_of=16)["input_ids"].shape[1] % 16 == 0
+    lists = processor(text=texts, padding=False, return_tensors=None)["input_ids"]
+    assert [len(ids) for ids in lists] == [len(ids_of(processor, text)) for text in texts]
+    assert isinstance(processor(text=texts, return_tensors="np")["input_ids"], np.ndarray)
+    nested = processor(
+        text=texts,
+        text_kwargs={"padding": "max_length", "max_length": 50},
+        images=[IMAGE] * 2,
+        images_kwargs={"size": 14},
+    )
+    assert nested["input_ids"].shape == (2, 50)
+    assert nested["pixel_values"].shape == (2, 3, 14, 14)
+
+
+# --- Answers --------------------------------------------------------------------------------------------------------
+
+
+def test_labels_end_with_the_end_token(make_processor):
+    processor = make_processor(max_answer_length=5)
+    labels = processor(text=["a", "b", "c"], answers=["cat", "a woman standing next to a dog.", ""])["labels"]
+    end = processor.tokenizer.eos_token_id
+    assert labels.shape == (3, 5)
+    assert labels[0].tolist() == [*ids_of(processor, "cat"), -100, -100, -100]
+    assert labels[1].tolist() == [*ids_of(processor, "a woman standing next to a dog.")[:4], end]
+    assert labels[2].tolist() == [end, -100, -100, -100, -100]
+
+
+def test_answers_are_cut_at_their_end_whatever_the_tokenizers_side(make_processor):
+    processor = make_processor(max_answer_length=5)
+    processor.tokenizer.truncation_side = "left"
+    first = processor(text="a", answers="a woman standing next to a dog.")["labels"][0, 0]
+    assert first == ids_of(processor, "a woman")[0]
+
+
+def test_encode_candidates(processor):
+    shared = processor.encode_candidates(["yes", "no dog"])
+    assert shared.dtype == torch.int64
+    assert shared[0][shared[0] != -100].tolist() == ids_of(processor, "yes")
+    assert shared[1][shared[1] != -100].tolist() == ids_of(processor, "no dog")
+    own = processor.encode_candidates([["yes", "no"], ["a dog", "cat"], ["red", "table"]])
+    assert own.shape[:2] == (3, 2)
+    assert own[1, 0][own[1, 0] != -100].tolist() == ids_of(processor, "a dog")
+    for bad, error in [("yes", TypeError), ([], ValueError), ([["a"], ["b", "c"]], ValueError), ([[], []], ValueError)]:
+        with pytest.raises(error, match="candidates"):
+            processor.encode_candidates(bad)
+
+
+# --- Outputs --------------------------------------------------------------------------------------------------------
+
+
+def test_decode(processor):
+    ids = processor(text="a", answers="a woman")["labels"]
+    assert processor.batch_decode(ids, skip_special_tokens=True) == ["a woman"]
+    assert processor.decode(ids[0], skip_special_tokens=True) == "a woman"
+
+
+def test_post_process_grounding(processor):
+    results = processor.post_process_grounding(
+        ["a dog [0.1,0.2,0.5,0.6] and a cat [0.0,0.0,1.0,1.0]", "nothing", "Answer: [0.1,0.2,0.5,0.6]"],
+        [(100, 200), (50, 50), (10, 20)],
+    )
+    assert results[0]["labels"] == ["a dog", "a cat"]
+    assert torch.allclose(results[0]["boxes"], torch.tensor([[20.0, 20.0, 100.0, 60.0], [0.0, 0.0, 200.0, 100.0]]))
+    assert results[1]["boxes"].shape == (0, 4)
+    assert results[1]["labels"] == []
+    assert results[2]["labels"] == [""]
+    assert results[2]["boxes"].dtype == torch.float32
+    one = processor.post_process_grounding("[0.1,0.2,0.5,0.6]", (10, 20))
+    assert torch.equal(one[0]["boxes"], results[2]["boxes"])
+    assert len(processor.post_process_grounding(["a", "b"], torch.tensor([[10, 20], [30, 40]]))) == 2
+    with pytest.raises(ValueError, match="image_sizes: got 1 for 2 texts"):
+        processor.post_process_grounding(["a", "b"], [(10, 20)])
+
+
+# --- Chat -----------------------------------------------------------------------------------------------------------
+
+
+def test_chat_template_prints_the_text_parts(processor):
+    messages = [
+        {
+            "role": "user",
+            "content": [{"type": "image", "image": IMAGE}, {"type": "text", "text": "where is the dog?"}],
+        }
+    ]
+    assert processor.apply_chat_template(messages) == "where is the dog?"
+    plain = processor(IMAGE, "where is the dog?")
+    chat = processor.apply_chat_template(messages, tokenize=True, return_dict=True, return_tensors="pt")
+    assert set(chat) == set(plain)
+    for name in plain:
+        assert torch.equal(chat[name], plain[name]), name
+    batch = processor.apply_chat_template([messages, messages], tokenize=True, return_dict=True, return_tensors="pt")
+    assert torch.equal(batch["pixel_values"], plain["pixel_values"].expand(2, -1, -1, -1))
+
+
+def test_chat_of_several_messages(processor):
+    messages = [
+        {"role": "system", "content": "answer briefly."},
+        {"role": "user", "content": [{"type": "text", "text": "what is it?"}, {"type": "text", "text": "a dog?"}]},
+    ]
+    assert processor.apply_chat_template(messages, add_generation_prompt=True) == "answer briefly. what is it? a dog?"

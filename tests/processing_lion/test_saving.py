@@ -1,0 +1,158 @@
+"""Saving and loading, in fresh processes: as package and as remote code, and by the other major version."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from processing_lion import LionProcessor
+
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = ["processing_lion", "image_processing_lion", "prompts_lion", "tasks_lion", "grounding_lion"]
+SAMPLE = {
+    "images": [[[[10 * x, 20 * y, 5] for x in range(9)] for y in range(6)]] * 2,
+    "text": ["where is the dog?", "what is <extra_id_0> [DEC]?"],
+    "tags": ["dog, cat", ["table"]],
+    "answers": ["[0.440,0.060,0.650,0.367]", "a woman."],
+}
+
+# Prints the outputs of the processor in the folder argv[1], after saving it again to argv[2], if given.
+LOAD_AND_CALL = """
+import json, sys
+for module in ("sentencepiece", "google.protobuf"):  # neither is needed to load what was saved
+    sys.modules[module] = None
+import numpy
+{imports}
+processor = {load}
+sample = json.loads({sample!r})
+sample["images"] = [numpy.array(image, dtype=numpy.uint8) for image in sample["images"]]
+output = processor(**sample)
+chat = processor.apply_chat_template([{{"role": "user", "content": "hello"}}])
+values = {{name: value.tolist() for name, value in output.items()}}
+limits = [processor.max_text_length, processor.max_qformer_text_length, processor.max_answer_length]
+if len(sys.argv) > 2:
+    processor.save_pretrained(sys.argv[2])
+print(json.dumps([values, chat, limits, len(processor.qformer_tokenizer)]))
+"""
+AS_PACKAGE = {
+    "imports": "from processing_lion import LionProcessor",
+    "load": "LionProcessor.from_pretrained(sys.argv[1])",
+}
+AS_REMOTE_CODE = {
+    "imports": "from transformers import AutoImageProcessor, AutoProcessor",
+    "load": "AutoProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)\n"
+    "image_processor = AutoImageProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)\n"
+    "assert image_processor.size == processor.image_processor.size",
+}
+
+
+def run(folder, *more, code, python=sys.executable, cwd=None):
+    script = LOAD_AND_CALL.format(sample=json.dumps(SAMPLE), **code)
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(Path(folder).parent / "modules")}
+    environment["PYTHONPATH"] = str(ROOT) if code is AS_PACKAGE else ""
+    done = subprocess.run(
+        [python, "-c", script, str(folder), *map(str, more)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=cwd or Path(folder).parent,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def saved(make_processor, tmp_path_factory):
+    """A saved processor and what it gives before."""
+    processor = make_processor(max_text_length=100, max_qformer_text_length=50, max_answer_length=14)
+    folder = tmp_path_factory.mktemp("saved") / "lion"
+    processor.save_pretrained(folder)
+    images = [Image.frombytes("RGB", (9, 6), bytes(sum(sum(image, []), []))) for image in SAMPLE["images"]]
+    output = processor(**{**SAMPLE, "images": images})
+    return folder, [{name: value.tolist() for name, value in output.items()}, "hello", [100, 50, 14], 608]
+
+
+def ship_code(folder):
+    """Puts the code beside the processor as it lies on the Hub: flat, with relative imports."""
+    for name in SHIPPED:
+        source = (ROOT / "processing_lion" / f"{name}.py").read_text()
+        (folder / f"{name}.py").write_text(re.sub(r"^from processing_lion\.(\w+)", r"from .\1", source, flags=re.M))
+
+
+def test_same_outputs_after_loading(saved):
+    folder, expected = saved
+    loaded = LionProcessor.from_pretrained(folder)
+    assert len(loaded.qformer_tokenizer) == 608
+    assert loaded.qformer_tokenizer.bos_token == "[DEC]"
+    assert loaded.chat_template
+    assert run(folder, code=AS_PACKAGE) == expected
+
+
+def test_saved_files_speak_the_words_of_both_major_versions(saved):
+    folder, _ = saved
+    for file in (folder / "tokenizer_config.json", folder / "qformer_tokenizer" / "tokenizer_config.json"):
+        config = json.loads(file.read_text())
+        assert not isinstance(config.get("extra_special_tokens"), list)
+        assert config["tokenizer_class"] != "TokenizersBackend"
+        assert "add_prefix_space" not in config
+    assert not list(folder.rglob("*.pkl")) + list(folder.rglob("*.bin"))
+
+
+def test_as_remote_code_for_two_generations(saved, tmp_path):
+    folder, expected = saved
+    first = tmp_path / "first"
+    LionProcessor.from_pretrained(folder).save_pretrained(first)
+    ship_code(first)
+    second = tmp_path / "second"
+    assert run(first, second, code=AS_REMOTE_CODE) == expected
+    assert {file.stem for file in second.glob("*.py")} == set(SHIPPED)
+    assert run(second, code=AS_REMOTE_CODE) == expected
+
+
+@pytest.mark.skipif("LION_PEER_PYTHON" not in os.environ, reason="needs an interpreter with the other transformers")
+@pytest.mark.parametrize("code", [AS_PACKAGE, AS_REMOTE_CODE], ids=["package", "remote code"])
+def test_the_other_major_version(saved, tmp_path, code):
+    """Saved here, loaded and saved there, loaded here: the same throughout."""
+    folder, expected = saved
+    first = tmp_path / "first"
+    LionProcessor.from_pretrained(folder).save_pretrained(first)
+    if code is AS_REMOTE_CODE:
+        ship_code(first)
+    second = tmp_path / "second"
+    results = [run(first, second, code=code, python=os.environ["LION_PEER_PYTHON"]), run(second, code=code)]
+    for values, *rest in results:
+        pixels = torch.tensor(values.pop("pixel_values"))
+        assert torch.allclose(pixels, torch.tensor(expected[0]["pixel_values"]), atol=1e-6)
+        assert values == {name: value for name, value in expected[0].items() if name != "pixel_values"}
+        assert rest == expected[1:]
+
+
+def test_loading_from_a_subfolder(saved, tmp_path):
+    folder, _ = saved
+    LionProcessor.from_pretrained(folder).save_pretrained(tmp_path / "repo" / "nested")
+    loaded = LionProcessor.from_pretrained(tmp_path / "repo", subfolder="nested")
+    assert len(loaded.qformer_tokenizer) == 608
+
+
+def test_push_to_hub_sends_every_file(saved, monkeypatch, tmp_path):
+    processor = LionProcessor.from_pretrained(saved[0])
+    sent = []
+
+    def push(self, repo_id, **kwargs):
+        work = tmp_path / "work"
+        self.save_pretrained(work)
+        sent.append((repo_id, kwargs, sorted(str(file.relative_to(work)) for file in work.rglob("*.json"))))
+
+    monkeypatch.setattr(LionProcessor, "push_to_hub", push)
+    processor.save_pretrained(tmp_path / "lion", push_to_hub=True, private=True)
+    [(repo_id, kwargs, files)] = sent
+    assert (repo_id, kwargs) == ("lion", {"private": True})
+    assert os.path.join("qformer_tokenizer", "tokenizer.json") in files
