@@ -21,6 +21,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from configuration_lion.configuration_lion import TASKS, LionConfig
+from modeling_lion.hub_lion import LION_AUTO_MAP, LION_CODE, LION_PIPELINES, SelfContainedModelMixin
 from modeling_lion.language_model_lion import LionT5ForConditionalGeneration
 from modeling_lion.mixture_of_adapters_lion import TaskRouting, route
 from modeling_lion.vision_aggregator_lion import LionVisionAggregator
@@ -110,7 +111,7 @@ class LionImageFeatures(ModelOutput):
         return LionImageFeatures(**{k: v[index.to(v.device)] for k, v in self.items()})
 
 
-class LionPreTrainedModel(PreTrainedModel):
+class LionPreTrainedModel(SelfContainedModelMixin, PreTrainedModel):
     config_class = LionConfig
     base_model_prefix = "lion"
     main_input_name = "pixel_values"
@@ -125,6 +126,7 @@ class LionPreTrainedModel(PreTrainedModel):
         "LionT5Block",
     ]
     _skip_keys_device_placement = "past_key_values"
+    _auto_map, _custom_pipelines, _code = LION_AUTO_MAP, LION_PIPELINES, LION_CODE
     # Under float16 only: T5's residual stream and `wo` outgrow its range (transformers issue 20287).
     _keep_in_fp32_modules = ["wo", "adapter"]
 

@@ -15,6 +15,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput
 
 from configuration_lion.configuration_ram import RamConfig
+from modeling_lion.hub_lion import RAM_AUTO_MAP, TAGGER_CODE, SelfContainedModelMixin
 
 
 @dataclass
@@ -29,9 +30,9 @@ class RamOutput(ModelOutput):
             features, the mean token first.
     """
 
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    image_embeds: torch.FloatTensor | None = None
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    image_embeds: torch.Tensor | None = None
 
 
 def asymmetric_loss(
@@ -57,9 +58,7 @@ def asymmetric_loss(
     log_likelihood = labels * positive.clamp(min=1e-8).log() + (1 - labels) * negative.clamp(min=1e-8).log()
     with torch.no_grad():
         probability = torch.lerp(negative, positive, labels)
-        weight = (1 - probability) ** torch.lerp(
-            torch.full_like(labels, gamma_neg), torch.full_like(labels, gamma_pos), labels
-        )
+        weight = (1 - probability) ** (gamma_neg + (gamma_pos - gamma_neg) * labels)
     return -(weight * log_likelihood).sum()
 
 
@@ -152,7 +151,7 @@ class RamTaggingHead(nn.Module):
         return queries
 
 
-class RamForImageTagging(PreTrainedModel):
+class RamForImageTagging(SelfContainedModelMixin, PreTrainedModel):
     """
     RAM: an image encoder (transformers' Swin) whose tokens are read by one learnt query per tag.
 
@@ -162,14 +161,16 @@ class RamForImageTagging(PreTrainedModel):
 
     config_class = RamConfig
     base_model_prefix = "ram"
+    _auto_map: ClassVar[dict[str, str]] = RAM_AUTO_MAP
+    _code: ClassVar[tuple[str, ...]] = TAGGER_CODE
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _no_split_modules: ClassVar[list[str]] = ["SwinStage", "RamTaggingLayer"]
+    _no_split_modules = ["SwinStage", "RamTaggingLayer"]
     # A buffer that Swin computes itself: transformers 4 writes it into checkpoints, 5 does not.
-    _keys_to_ignore_on_load_missing: ClassVar[list[str]] = [r"relative_position_index"]
-    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"relative_position_index"]
+    _keys_to_ignore_on_load_missing = [r"relative_position_index"]
+    _keys_to_ignore_on_load_unexpected = [r"relative_position_index"]
 
     def __init__(self, config: RamConfig) -> None:
         super().__init__(config)

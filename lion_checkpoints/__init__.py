@@ -1,0 +1,26 @@
+"""Checkpoints that ship with the package."""
+
+from importlib.resources import files
+from pathlib import Path
+
+
+def path(name: str = "nano") -> Path:
+    """
+    The directory of a checkpoint that ships with the package, for `from_pretrained` and `pipeline`.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    root = Path(str(files(__name__)))
+    if name in available():
+        return root / name
+    raise ValueError(
+        f"no checkpoint {name!r} ships with this installation; there {'are' if available() else 'is'} "
+        f"{', '.join(available()) or 'none'}"
+    )
+
+
+def available() -> list[str]:
+    """The names that [`path`] knows."""
+    root = Path(str(files(__name__)))
+    return sorted(folder.name for folder in root.iterdir() if (folder / "config.json").is_file())
