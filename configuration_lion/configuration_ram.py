@@ -11,7 +11,7 @@ from transformers import PretrainedConfig, SwinConfig
 DEFAULT_THRESHOLD = 0.68
 
 # Swin-L/4 at 384 pixels, the image encoder of `ram_swin_large_14m.pth`.
-_SWIN_LARGE = {
+_SWIN_LARGE: dict[str, Any] = {
     "image_size": 384,
     "patch_size": 4,
     "embed_dim": 192,

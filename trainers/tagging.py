@@ -60,7 +60,7 @@ class Tagger:
         model = RamForImageTagging.from_pretrained(name_or_path, subfolder=subfolder, dtype=torch.float32)
         image_processor = LionImageProcessor.from_pretrained(name_or_path, subfolder=subfolder)
         try:
-            model.to(device or _process_state().device)
+            model.to(device or _process_state().device)  # type: ignore[arg-type]
         except (AssertionError, RuntimeError) as error:
             raise ValueError(f"device {device!r} cannot be used: {error}") from error
         return cls(model, image_processor)
@@ -121,7 +121,7 @@ class ImageFolder:
         return Dataset.from_dict({"image": paths}, features=Features({"image": Image()}))
 
 
-def _find_images(folder: str | os.PathLike) -> Iterator[str]:
+def _find_images(folder: Path) -> Iterator[str]:
     for directory, subfolders, files in os.walk(folder):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         for name in files:
@@ -314,18 +314,19 @@ def tag_images(
     waiting = [index for index, name in enumerate(images.names) if name not in present]
 
     tagged, broken = 0, []
+    share = waiting[state.process_index :: state.num_processes]
     loader = DataLoader(
-        _Preprocessed(images, waiting[state.process_index :: state.num_processes], tagger.image_processor),
+        _Preprocessed(images, share, tagger.image_processor),
         batch_size=batch_size,
         num_workers=num_workers,
         collate_fn=list,
     )
-    with tqdm(total=len(loader.dataset), unit="image", disable=not state.is_main_process) as progress:
+    with tqdm(total=len(share), unit="image", disable=not state.is_main_process) as progress:
         for batch in loader:
             readable = [(name, pixels) for name, pixels in batch if isinstance(pixels, torch.Tensor)]
             for name, reason in batch:
                 if isinstance(reason, str):
-                    logger.warning("skipped %s %s: %s", images.key, name, reason)
+                    logger.warning("skipped %s=%s: %s", images.key, name, reason)
                     broken.append(name)
             if readable:
                 tags = tagger.tag_pixel_values(torch.stack([pixels for _, pixels in readable]), language)
