@@ -97,7 +97,9 @@ def mix(loaded: Sequence[AnyDataset], weights: Sequence[float | None], seed: int
         return loaded[0]
     streaming = any(isinstance(d, datasets.IterableDataset) for d in loaded)
     if streaming:
-        loaded = [d if isinstance(d, datasets.IterableDataset) else d.to_iterable_dataset() for d in loaded]
+        loaded = [
+            d if isinstance(d, datasets.IterableDataset) else d.shuffle(seed=seed).to_iterable_dataset() for d in loaded
+        ]
     if weights[0] is None and not streaming:
         return datasets.concatenate_datasets(list(loaded))
     probabilities = None if weights[0] is None else [weight / sum(weights) for weight in weights]

@@ -2,8 +2,11 @@
 
 from dataclasses import dataclass, field
 
+import torch
 import transformers
 import trl
+
+from trainers.stages import get_stage
 
 
 @dataclass
@@ -39,7 +42,7 @@ class LionSFTConfig(trl.SFTConfig):
     The defaults of these inherited fields differ: `label_names=["labels"]`; `remove_unused_columns=False` (rows reach
     the collator whole); `max_length=None` (the processor truncates, tags first); `gradient_checkpointing=False`;
     `report_to="none"`; `ddp_find_unused_parameters=False` (every trained parameter takes part in every batch);
-    `save_total_limit=2`. `bf16` is on by default only where there is an accelerator. `warmup_steps` below 1 is a share
+    `logging_nan_inf_filter=False`; `save_total_limit=2`. `bf16` is on by default only where there is an accelerator. `warmup_steps` below 1 is a share
     of all steps, on transformers 4 as well.
     """
 
@@ -90,6 +93,9 @@ class LionSFTConfig(trl.SFTConfig):
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "Not needed: every trained parameter takes part in every batch."}
     )
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Off, so that a loss that is not a number is seen; on, it also costs a wait."}
+    )
     save_total_limit: int | None = field(default=2, metadata={"help": "How many checkpoints to keep."})
     # transformers 4 wants an int; below 1 it is a share of the steps here, as on transformers 5.
     warmup_steps: float = field(default=0, metadata={"help": "Warm-up steps, or below 1 their share of all steps."})
@@ -97,17 +103,16 @@ class LionSFTConfig(trl.SFTConfig):
     def __post_init__(self):
         self._check()
         self.crop_scale = tuple(self.crop_scale)
+        if getattr(self, "activation_checkpointing", self) is None:
+            # The field's new name on transformers 5, which warns of the old one even where nobody gave it.
+            self.activation_checkpointing = bool(self.gradient_checkpointing)
         if 0 < self.warmup_steps < 1 and int(transformers.__version__.split(".")[0]) < 5:
             self.warmup_ratio, self.warmup_steps = self.warmup_steps, 0
         if self.bf16 is None and not self.fp16:
-            import torch
-
             self.bf16 = not self.use_cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
         super().__post_init__()
 
     def _check(self) -> None:
-        from trainers.stages import get_stage
-
         if self.stage is not None:
             get_stage(self.stage)
         if self.bad_rows not in ("skip", "fail"):

@@ -117,6 +117,10 @@ class LionSFTTrainer(trl.SFTTrainer):
             callbacks=callbacks,
             **kwargs,
         )
+        if self.is_fsdp_enabled and args.predict_with_generate:
+            # Only the whole model's forward gathers the weights outside of its blocks.
+            logger.warning("Under FSDP, evaluation reports losses but generates no answers.")
+            self.compute_metrics = None
         # The model divides its loss by `num_items_in_batch`, whatever wraps it.
         self.model_accepts_loss_kwargs = True
         self._without_dropout = [] if args.frozen_dropout else _frozen_modules(self.model)
@@ -218,7 +222,7 @@ class LionSFTTrainer(trl.SFTTrainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ):
-        """Loss, generated ids (B, at most `generation_max_new_tokens` + 1) and labels."""
+        """Loss, generated ids (B, at most `generation_max_new_tokens` + 1) and labels, padded with -100."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss = self.compute_loss(model, inputs).detach()
@@ -227,33 +231,19 @@ class LionSFTTrainer(trl.SFTTrainer):
         if not self.args.predict_with_generate:
             return Trainer.prediction_step(self, model, inputs, prediction_loss_only, ignore_keys)
 
-        labels = inputs["labels"]
         questions = {name: value for name, value in inputs.items() if name != "labels"}
-        with self._gathered_parameters(model) as (generator, synced), self.accelerator.autocast():
-            answers = generator.generate(
+        plugin = getattr(self.args, "deepspeed_plugin", None)
+        with torch.no_grad(), self.accelerator.autocast():
+            answers = self.accelerator.unwrap_model(model).generate(
                 **questions,
                 max_new_tokens=self.args.generation_max_new_tokens,
                 num_beams=self.args.generation_num_beams,
                 do_sample=False,
-                synced_gpus=synced,
+                # Under ZeRO-3 every forward pass gathers weights from all processes, so none may stop early.
+                synced_gpus=plugin is not None and plugin.zero_stage == 3,
             )
-        pad = self.processing_class.tokenizer.pad_token_id
-        answers = answers.masked_fill(answers == pad, _IGNORED_LABEL)
-        return loss, answers, labels
-
-    @contextlib.contextmanager
-    def _gathered_parameters(self, model: nn.Module):
-        """What to call `generate` of, and whether its processes must step together (ZeRO-3, FSDP)."""
-        generator = self.accelerator.unwrap_model(model)
-        plugin = getattr(self.args, "deepspeed_plugin", None)
-        if self.is_fsdp_enabled:
-            from torch.distributed.fsdp import FullyShardedDataParallel
-
-            # Sharded generation needs the root's own parameters, which only its forward would gather.
-            with FullyShardedDataParallel.summon_full_params(self.model_wrapped, writeback=False):
-                yield generator, True
-        else:
-            yield generator, plugin is not None and plugin.zero_stage == 3
+        answers = answers.masked_fill(answers == self.processing_class.tokenizer.pad_token_id, _IGNORED_LABEL)
+        return loss, answers, inputs["labels"]
 
     # --- Output ---
 
@@ -293,19 +283,26 @@ def _number(rows: Any) -> Any:
     return rows
 
 
+# What may be trained of a part whose other weights are frozen; nothing in it has dropout.
+_TRAINED_IN_FROZEN_PART = {
+    "vision_model": "post_layernorm",
+    "qformer": None,
+    "vision_aggregator": None,
+    "language_model": "adapter",
+}
+
+
 def _frozen_modules(model: nn.Module) -> list[nn.Module]:
     """
-    Every module of a part (vision tower, LLM, ...) whose own weights are all frozen, adapters aside. Modules that
-    switch gradient checkpointing by their mode are left out; they have no dropout of their own.
+    All modules of the parts that are frozen. Modules that switch gradient checkpointing by their mode are left out;
+    they have no dropout of their own.
     """
-    parts = {"vision_model", "qformer", "vision_aggregator", "language_model"}
     found = []
-    for name, part in model.named_modules():
-        if name.rpartition(".")[2] not in parts:
-            continue
-        if any(p.requires_grad and "adapter" not in n for n, p in part.named_parameters()) and not name.endswith(
-            "vision_model"
-        ):
-            continue
-        found += [module for module in part.modules() if not hasattr(module, "gradient_checkpointing")]
+    for part, exempt in _TRAINED_IN_FROZEN_PART.items():
+        for name, module in model.named_modules():
+            if name.rpartition(".")[2] != part:
+                continue
+            trained = [n for n, p in module.named_parameters() if p.requires_grad]
+            if all(exempt is not None and exempt in n for n in trained):
+                found += [m for m in module.modules() if not hasattr(m, "gradient_checkpointing")]
     return found

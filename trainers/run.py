@@ -1,0 +1,285 @@
+"""The stages of a recipe, one after the other: from the base model to a self-contained checkpoint."""
+
+import dataclasses
+import gc
+import json
+import logging
+import shutil
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from accelerate import PartialState
+from peft import PeftModel, get_peft_model
+from transformers.trainer_utils import get_last_checkpoint, set_seed
+
+from modeling_lion.modeling_lion import LionForConditionalGeneration
+from modeling_lion.peft_lion import fold_adapters, initialize_adapter
+from processing_lion import LionProcessor
+from trainers.datasets_lion import build_dataset, load_function
+from trainers.recipe import Recipe, SourceRecipe
+from trainers.rows import BadRows
+from trainers.sft_config import LionSFTConfig
+from trainers.sft_trainer import LionSFTTrainer
+from trainers.stages import STAGES, Stage, get_stage
+
+
+logger = logging.getLogger(__name__)
+
+STAGE_ZERO = "stage0"
+FINAL = "final"
+_RESULT = "stage_result.json"
+
+
+def run_all(recipe: Recipe, resume: bool = False) -> Path:
+    """
+    Run every stage that the recipe has data for, and write the final checkpoint.
+
+    Args:
+        recipe ([`Recipe`]): What to do.
+        resume (`bool`): Whether to go on where an earlier run stopped: finished stages are left as they are, an
+            interrupted one continues at its last checkpoint.
+
+    Returns:
+        `Path`: directory of the final checkpoint (see [`write_final`]).
+    """
+    stages = [stage for stage in STAGES.values() if recipe.sources(stage)]
+    if not stages:
+        raise ValueError("The recipe has no stage with data.")
+    for stage in stages:
+        run_stage(recipe, stage.name, resume=resume)
+    return write_final(recipe, stages[-1].name)
+
+
+def run_stage(recipe: Recipe, name: str, resume: bool = False) -> Path:
+    """
+    Run one stage on the results of those before it.
+
+    Args:
+        recipe ([`Recipe`]): What to do.
+        name (`str`): `"stage0"`, `"stage1"`, `"stage2"` or `"stage3"`.
+        resume (`bool`): As in [`run_all`].
+
+    Returns:
+        `Path`: its directory, with `adapter_config.json`, `adapter_model.safetensors`, `loss.png`, `routers.png` (stage
+        3), the checkpoints, and `stage_result.json` once it is finished.
+
+    Raises:
+        ValueError: an earlier stage is missing, data cannot be used, or there is already a result and not `resume`.
+    """
+    if name == STAGE_ZERO:
+        return _base_model(recipe, resume)
+    stage = get_stage(name)
+    directory = Path(recipe.output_dir) / stage.name
+    if (directory / _RESULT).is_file() and resume:
+        logger.info("%s is finished already: %s.", stage.name, directory)
+        return directory
+    last_checkpoint = get_last_checkpoint(directory) if directory.is_dir() else None
+    if not resume and (last_checkpoint is not None or (directory / _RESULT).is_file()):
+        raise ValueError(f"{directory} holds an earlier run: resume it, or choose another `output_dir`.")
+
+    args = training_arguments(recipe, stage)
+    set_seed(args.seed)
+    base = _base_model(recipe, resume=True)
+    processor = LionProcessor.from_pretrained(recipe.processor or base)
+    bad_rows = BadRows(recipe.bad_rows, directory / "bad_rows.jsonl")
+    train_dataset, eval_dataset = _build_datasets(recipe, stage, args, base, bad_rows)
+    model = stage_model(recipe, stage, base)
+
+    trainer = LionSFTTrainer(
+        model,
+        args,
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset or None,
+        processing_class=processor,
+        bad_rows=bad_rows,
+    )
+    state = PartialState()
+    if state.is_main_process:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "recipe.json").write_text(recipe.to_json(), encoding="utf-8")
+    if last_checkpoint is not None:
+        logger.info("%s continues at %s.", stage.name, last_checkpoint)
+    output = trainer.train(resume_from_checkpoint=last_checkpoint)
+    trainer.save_model()
+    trainer.save_state()
+    if state.is_main_process:
+        if args.plots:
+            trainer.plot()
+        result = {
+            "stage": stage.name,
+            "steps": trainer.state.global_step,
+            "metrics": output.metrics,
+            "bad_rows": bad_rows.summary(),
+        }
+        for source, count in result["bad_rows"].items():
+            logger.warning("%d rows of %r were unusable; see %s.", count, source, bad_rows.path)
+        # Written last: it says that all the rest is there.
+        (directory / _RESULT).write_text(json.dumps(result, indent=2), encoding="utf-8")
+    state.wait_for_everyone()
+    del trainer, model, train_dataset, eval_dataset
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return directory
+
+
+def training_arguments(recipe: Recipe, stage: Stage) -> LionSFTConfig:
+    """
+    The stage's settings.
+
+    Raises:
+        ValueError: a field that `LionSFTConfig` does not have, or a value it refuses; stage and field are named.
+    """
+    fields = recipe.training_arguments(stage)
+    known = {field.name for field in dataclasses.fields(LionSFTConfig)}
+    for field in ("output_dir", "stage"):
+        if field in fields:
+            raise ValueError(f"Stage {stage.name}: `training.{field}` is set by the stage itself.")
+    unknown = sorted(set(fields) - known)
+    if unknown:
+        raise ValueError(f"Stage {stage.name}: `training` has {unknown}, which LionSFTConfig does not know.")
+    if not recipe.sources(stage, evaluation=True):
+        fields["eval_strategy"] = "no"
+    defaults = {"seed": recipe.seed, "bad_rows": recipe.bad_rows, "run_name": stage.name}
+    try:
+        return LionSFTConfig(output_dir=str(Path(recipe.output_dir) / stage.name), **{**defaults, **fields})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"Stage {stage.name}: `training` is not right: {error}") from error
+
+
+def stage_model(recipe: Recipe, stage: Stage, base: str | Path) -> Any:
+    """The base model with this stage's adapters (a `PeftModel`), and in them what earlier stages learnt."""
+    model = _load_base(recipe, base)
+    set_seed(recipe.seed)
+    model = get_peft_model(model, stage.peft_config(**recipe.adapters))
+    earlier = {f"start{i}": directory for i, directory in enumerate(_start_from(recipe, stage))}
+    for name, directory in earlier.items():
+        model.load_adapter(directory, name)
+    initialize_adapter(model, model.active_adapter, list(earlier))
+    for name in earlier:
+        model.delete_adapter(name)
+    return model
+
+
+def write_final(recipe: Recipe, name: str = "stage3") -> Path:
+    """
+    Fold a stage's result into a checkpoint that needs neither PEFT nor this recipe: `output_dir/final`, with its
+    processor, and the tagger in `tagger/` if there is one.
+    """
+    final = Path(recipe.output_dir) / FINAL
+    state = PartialState()
+    if state.is_main_process:
+        base = _base_model(recipe, resume=True)
+        model = _load_base(recipe, base)
+        model = fold_adapters(PeftModel.from_pretrained(model, Path(recipe.output_dir) / name))
+        partial = final.with_name(f"{FINAL}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        model.save_pretrained(partial)
+        LionProcessor.from_pretrained(recipe.processor or base).save_pretrained(partial)
+        tagger_source = _tagger(recipe, base)
+        if tagger_source is not None:
+            from trainers.tagging import Tagger
+
+            tagger = Tagger.from_pretrained(tagger_source, device="cpu")
+            tagger.model.save_pretrained(partial / "tagger")
+            tagger.image_processor.save_pretrained(partial / "tagger")
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+        logger.info("Wrote the checkpoint %s.", final)
+    state.wait_for_everyone()
+    return final
+
+
+def _base_model(recipe: Recipe, resume: bool) -> Path | str:
+    """Where the base model is; stage 0 makes it first if there is one (and returns at once if it has)."""
+    if recipe.stage0 is None:
+        if recipe.model is None:
+            raise ValueError("The recipe has neither `model` nor `stage0`.")
+        return recipe.model
+    marker = Path(recipe.output_dir) / STAGE_ZERO / _RESULT
+    if resume and marker.is_file():
+        return Path(json.loads(marker.read_text(encoding="utf-8"))["model"])
+    state = PartialState()
+    if state.is_main_process:
+        function = load_function(recipe.stage0.function)
+        path = function(output_dir=marker.parent, resume=resume, **recipe.stage0.kwargs)
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.write_text(json.dumps({"stage": STAGE_ZERO, "model": str(path)}, indent=2), encoding="utf-8")
+    state.wait_for_everyone()
+    return Path(json.loads(marker.read_text(encoding="utf-8"))["model"])
+
+
+def _load_base(recipe: Recipe, base: str | Path) -> LionForConditionalGeneration:
+    model = LionForConditionalGeneration.from_pretrained(base, **recipe.model_kwargs)
+    if model.config.adapter_config.adapters:
+        raise ValueError(
+            f"The base model {str(base)!r} has the adapters {model.config.adapter_config.adapters} already; the stages "
+            "add their own to a model without (`adapter_config.adapters` = [])."
+        )
+    return model
+
+
+def _start_from(recipe: Recipe, stage: Stage) -> list[Path]:
+    """Directories of the results that a stage takes over, in the order of the stages."""
+    given = recipe.stages[stage.name].start_from if stage.name in recipe.stages else None
+    if given is not None:
+        return [Path(path) for path in given]
+    directories = []
+    for name in stage.starts_from:
+        directory = Path(recipe.output_dir) / name
+        if (directory / _RESULT).is_file():
+            directories.append(directory)
+        elif recipe.sources(STAGES[name]):
+            raise ValueError(
+                f"{stage.name} starts from {name}, which is not finished in {directory}: run it first, or name "
+                f"directories in `stages.{stage.name}.start_from`."
+            )
+        else:
+            logger.warning("%s starts without %s, for which the recipe has no data.", stage.name, name)
+    return directories
+
+
+def _build_datasets(
+    recipe: Recipe, stage: Stage, args: LionSFTConfig, base: str | Path, bad_rows: BadRows
+) -> tuple[Any, dict[str, Any]]:
+    sources = recipe.sources(stage)
+    if not sources:
+        raise ValueError(f"The recipe has no data for {stage.name} (`stages.{stage.name}.data`).")
+    seed = recipe.seed if args.data_seed is None else args.data_seed
+
+    def tag_pictures(source: SourceRecipe, pictures: datasets.Dataset) -> Sequence[Any]:
+        return _tag(recipe, base, source, pictures)
+
+    train = build_dataset(sources, seed, bad_rows, tag_pictures)
+    evaluation = {
+        source.name: build_dataset([source], seed, bad_rows, tag_pictures, training=False)
+        for source in recipe.sources(stage, evaluation=True)
+    }
+    return train, evaluation
+
+
+def _tagger(recipe: Recipe, base: str | Path) -> str | Path | None:
+    if recipe.tagger is not None:
+        return recipe.tagger
+    return Path(base) / "tagger" if (Path(base) / "tagger" / "config.json").is_file() else None
+
+
+def _tag(recipe: Recipe, base: str | Path, source: SourceRecipe, pictures: datasets.Dataset) -> list[list[str] | None]:
+    """Tags of all pictures, kept in `output_dir/tags` for later stages and resumed runs."""
+    from trainers.resumable_jsonl import ResumableJsonl
+    from trainers.tagging import ImageColumn, Tagger, tag_images
+
+    tagger_source = _tagger(recipe, base)
+    if tagger_source is None:
+        raise ValueError(f"Source {source.name!r} asks for the tagger, but the recipe names no `tagger`.")
+    origin = [source.path, source.builder, source.builder_kwargs, source.config, source.split, source.revision]
+    key = zlib.crc32(json.dumps([*origin, source.data_files, len(pictures), str(tagger_source)]).encode())
+    path = Path(recipe.output_dir) / "tags" / f"{source.name}-{key:08x}.jsonl"
+    images = ImageColumn(pictures, "image")
+    tag_images(Tagger.from_pretrained(tagger_source), images, path)
+    tags = {record[images.key]: record["tags"] for record in ResumableJsonl(path, images.key).records()}
+    return [tags.get(row) for row in range(len(pictures))]
