@@ -89,11 +89,25 @@ def write_code(directory: str | os.PathLike, files: Sequence[str]) -> None:
 
 
 class SelfContainedModelMixin:
-    """Makes `save_pretrained` of a model write the code, too. Stands before `PreTrainedModel` in the bases."""
+    """
+    Makes `save_pretrained` of a model write the code, too, and lets a model know the state of the repo it came from.
+    Stands before `PreTrainedModel` in the bases.
+    """
 
     _auto_map: dict[str, str]
     _custom_pipelines: dict[str, Any] | None = None
     _code: Sequence[str]
+
+    hub_revision: str | None = None
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers. The model's `hub_revision` is the commit, branch or tag that it was loaded from."""
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # with `output_loading_info`
+        # transformers 4 notes the commit in the configuration, 5 hands it on as revision.
+        model.hub_revision = getattr(model.config, "_commit_hash", None) or kwargs.get("revision")
+        return loaded
 
     def save_pretrained(
         self,

@@ -100,6 +100,12 @@ class LionImageToTextPipeline(Pipeline):
     _load_feature_extractor = False
 
     def __init__(self, *args: Any, tagger: Any = None, **kwargs: Any):
+        found = tagger is None or tagger is False or isinstance(tagger, (str, os.PathLike))
+        if not (found or hasattr(tagger, "tag_pixel_values") and hasattr(tagger, "image_processor")):
+            raise TypeError(
+                "`tagger` must be a LionTagger (a model with its image processor), a directory, a repo on the Hub, or "
+                f"False for none; got {type(tagger).__name__}."
+            )
         self._tagger = tagger
         super().__init__(*args, **kwargs)
         if self.processor is None:
@@ -110,9 +116,9 @@ class LionImageToTextPipeline(Pipeline):
         """The tagger, loaded at first use; None when there is none."""
         if self._tagger is None:
             source = self.model.config._name_or_path
-            revision = getattr(self.model, "hub_revision", None)
+            revision = getattr(self.model, "hub_revision", None) or "main"
             try:
-                self._tagger = LionTagger.from_pretrained(source, **({"revision": revision} if revision else {}))
+                self._tagger = LionTagger.from_pretrained(source, revision=revision)
             except OSError as error:
                 logger.warning("No tags will be used, for no tagger was found with the model: %s", error)
                 self._tagger = False
