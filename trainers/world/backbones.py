@@ -1,0 +1,236 @@
+"""
+Stage 0: the base model and the tagger of the nano checkpoint, from nothing.
+
+Five phases, each a run of `transformers.Trainer` that can be resumed:
+
+1. `tower`: the vision tower learns what each patch of a picture shows;
+2. `language`: the language model learns to answer from symbolic visual tokens, without pictures;
+3. `connectors`: Q-Former and aggregator learn to turn pictures into those tokens, the tower being frozen;
+4. `answers`: connectors and language model learn together to answer about pictures;
+5. `tagger`: the tagger learns the world's tags, and its thresholds are set on the validation split.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file, save_model
+from torch import nn
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainingArguments, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from configuration_lion.configuration_lion import LionConfig
+from configuration_lion.configuration_ram import RamConfig
+from modeling_lion.modeling_lion import LionForConditionalGeneration
+from modeling_lion.modeling_ram import RamForImageTagging
+from processing_lion.image_processing_lion import LionImageProcessor
+from processing_lion.processing_lion import LionProcessor
+from trainers.world.batches import InstructionBatches, PatchBatches
+from trainers.world.initialization import initialize_by_similarity
+from trainers.world.language import TAGS
+from trainers.world.scene import IMAGE_SIZE
+from trainers.world.tagger_thresholds import calibrate_thresholds
+from trainers.world.targets import VisualVocabulary
+from trainers.world.teachers import AnswerTeacher, ConnectorTeacher, SymbolTeacher, TaggerTeacher, TowerTeacher
+from trainers.world.tokenizer import write_qformer_tokenizer, write_t5_tokenizer
+
+
+logger = logging.getLogger(__name__)
+
+STEPS = {"tower": 6000, "language": 7000, "connectors": 3000, "answers": 5000, "tagger": 3000}
+"""Optimiser steps of each phase."""
+
+_LEARNING_RATES = {"tower": 1.5e-3, "language": 1e-3, "connectors": 2e-3, "answers": 6e-4, "tagger": 2e-3}
+_CONNECTORS = (
+    "qformer",
+    "query_tokens",
+    "language_projection",
+    "vision_aggregator",
+    "aggregator_norm",
+    "aggregator_projection",
+    "vision_model.post_layernorm",
+)
+# Each phase sees pictures of its own.
+_FIRST_SCENES = {phase: 100_000_000 * number for number, phase in enumerate(STEPS)}
+_WEIGHTS = "weights.safetensors"
+_BASE = "base"
+
+
+def pretrain_backbones(
+    output_dir: Path,
+    resume: bool = False,
+    steps: Mapping[str, int] | None = None,
+    seed: int = 0,
+    bf16: bool = True,
+    save_steps: int = 250,
+) -> Path:
+    """
+    Train the base model and the tagger.
+
+    Args:
+        output_dir (`Path`): Where checkpoints of the phases and the result go.
+        resume (`bool`): Whether to go on where an earlier call stopped; phases that are finished are not repeated.
+        steps (`Mapping[str, int]`, *optional*): Optimiser steps by phase, in place of those of [`STEPS`].
+        seed (`int`): Seed of the initialisations.
+        bf16 (`bool`): Whether to compute in bfloat16 where that is safe.
+        save_steps (`int`): Steps between checkpoints.
+
+    Returns:
+        `Path`: A directory with a LION without adapters, its processor, and the tagger in `tagger/`.
+
+    Raises:
+        ValueError: `steps` names a phase that does not exist, or there is an earlier run and not `resume`.
+    """
+    output_dir = Path(output_dir)
+    steps = {**STEPS, **(steps or {})}
+    unknown = sorted(set(steps) - set(STEPS))
+    if unknown:
+        raise ValueError(f"steps must name phases among {', '.join(STEPS)}, got {', '.join(unknown)}")
+    base = output_dir / _BASE
+    if resume and (base / "tagger" / "config.json").is_file():
+        return base
+    if not resume and output_dir.is_dir() and any(output_dir.iterdir()):
+        raise ValueError(f"{output_dir} holds an earlier run: resume it, or choose another directory")
+
+    run = _Phases(output_dir, steps, seed, bf16, save_steps)
+    processor = build_processor(output_dir / "processor")
+    set_seed(seed)
+    lion = LionForConditionalGeneration(nano_config(processor))
+    initialize_by_similarity(lion.language_model, processor.tokenizer)
+    nn.init.normal_(lion.query_tokens.weight, std=0.5)
+    slots = lion.config.num_query_tokens
+    vocabulary = VisualVocabulary(lion.get_input_embeddings().weight, processor.tokenizer, slots)
+    patch_size = lion.config.vision_config.patch_size
+
+    def batches(phase: str, num_scenes: int, questions: int, pictures: bool) -> InstructionBatches:
+        return InstructionBatches(
+            steps[phase], _FIRST_SCENES[phase], num_scenes, processor, questions, patch_size, slots, pictures
+        )
+
+    def patches(phase: str, for_tagger: bool = False) -> PatchBatches:
+        return PatchBatches(steps[phase], _FIRST_SCENES[phase], 64, patch_size, for_tagger)
+
+    def only_connectors(name: str) -> bool:
+        return name.removeprefix("lion.").startswith(_CONNECTORS)
+
+    def all_but_the_tower(name: str) -> bool:
+        return only_connectors(name) or not name.removeprefix("lion.").startswith("vision_model.")
+
+    run("tower", TowerTeacher(lion), lion.vision_model, lambda: patches("tower"))
+    run("language", SymbolTeacher(lion, vocabulary), lion, lambda: batches("language", 16, 4, False))
+    run("connectors", ConnectorTeacher(lion, vocabulary), lion, lambda: batches("connectors", 64, 1, True), only_connectors)
+    run("answers", AnswerTeacher(lion), lion, lambda: batches("answers", 12, 8, True), all_but_the_tower)
+
+    config = RamConfig.from_preset(
+        "nano", tags=list(TAGS), loss_gamma_neg=4.0, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+    )
+    set_seed(seed)
+    tagger = RamForImageTagging(config)
+    run("tagger", TaggerTeacher(tagger), tagger, lambda: patches("tagger", for_tagger=True))
+    tagger.config.thresholds = calibrate_thresholds(tagger)
+
+    partial = output_dir / f"{_BASE}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    lion.set_active_branches(lion.config.visual_branches)
+    lion.generation_config.update(num_beams=1, max_new_tokens=48, repetition_penalty=1.0)
+    lion.save_pretrained(partial)
+    processor.save_pretrained(partial)
+    tagger.save_pretrained(partial / "tagger")
+    LionImageProcessor.for_tagging(IMAGE_SIZE).save_pretrained(partial / "tagger")
+    shutil.rmtree(base, ignore_errors=True)
+    partial.rename(base)
+    return base
+
+
+def build_processor(directory: Path) -> LionProcessor:
+    """The nano's processor; its tokenizers are written to `directory`."""
+    return LionProcessor(
+        LionImageProcessor(size=IMAGE_SIZE),
+        write_t5_tokenizer(directory / "t5"),
+        write_qformer_tokenizer(directory / "qformer"),
+    )
+
+
+def nano_config(processor: LionProcessor) -> LionConfig:
+    """The nano's configuration without adapters, its vocabularies those of the processor."""
+    config = LionConfig.from_preset("nano").to_dict()
+    config["text_config"]["vocab_size"] = len(processor.tokenizer)
+    config["qformer_config"]["vocab_size"] = len(processor.qformer_tokenizer)
+    config["adapter_config"]["adapters"] = []
+    return LionConfig.from_dict(config)
+
+
+class _Phases:
+    """Runs phases one after the other, each from its last checkpoint, and keeps what each has learnt."""
+
+    def __init__(self, output_dir: Path, steps: Mapping[str, int], seed: int, bf16: bool, save_steps: int):
+        self.output_dir, self.steps, self.seed, self.bf16, self.save_steps = output_dir, steps, seed, bf16, save_steps
+
+    def __call__(
+        self,
+        phase: str,
+        teacher: nn.Module,
+        learner: nn.Module,
+        batches: Callable[[], Dataset],
+        is_trained: Callable[[str], bool] = lambda name: True,
+    ) -> None:
+        """Train `teacher`'s parameters that `is_trained` names; keep the state of `learner`, a part of it."""
+        directory = self.output_dir / phase
+        finished = directory / _WEIGHTS
+        if finished.is_file():
+            learner.load_state_dict(load_file(finished))
+            return
+        for name, parameter in teacher.named_parameters():
+            parameter.requires_grad_(is_trained(name))
+        rate = _LEARNING_RATES[phase]
+        args = TrainingArguments(
+            output_dir=str(directory),
+            max_steps=self.steps[phase],
+            per_device_train_batch_size=1,  # an item of the data set is a batch
+            learning_rate=rate,
+            lr_scheduler_type="cosine_with_min_lr",
+            lr_scheduler_kwargs={"min_lr": 0.03 * rate},
+            warmup_steps=min(200, self.steps[phase] // 10),
+            weight_decay=0.02,
+            adam_beta2=0.98,
+            bf16=self.bf16,
+            seed=self.seed,
+            save_steps=self.save_steps,
+            save_total_limit=1,
+            logging_steps=50,
+            report_to=[],
+            remove_unused_columns=False,
+            use_cpu=not torch.cuda.is_available(),
+        )
+        trainer = _InOrder(teacher, args, train_dataset=batches(), data_collator=_the_one)
+        checkpoint = get_last_checkpoint(directory) if directory.is_dir() else None
+        logger.info("Phase %s: %d steps%s.", phase, args.max_steps, f", from {checkpoint}" if checkpoint else "")
+        trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.state.save_to_json(str(directory / "trainer_state.json"))
+        for parameter in teacher.parameters():
+            parameter.requires_grad_(True)
+        # Written last and in one go: it says that the phase is finished.
+        partial = directory / f"{_WEIGHTS}.partial"
+        save_file({name: value.contiguous().clone() for name, value in learner.state_dict().items()}, partial)
+        partial.rename(finished)
+
+
+class _InOrder(Trainer):
+    """Takes the batches by their numbers, and saves models that are none of transformers' own."""
+
+    def _get_train_sampler(self, *args, **kwargs):
+        return torch.utils.data.SequentialSampler(self.train_dataset)
+
+    def _save(self, output_dir=None, state_dict=None):
+        # T5's embeddings have three names; the stock method writes no tensor twice only for models of transformers.
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        save_model(self.model, str(Path(output_dir) / "model.safetensors"))
+
+
+def _the_one(items: list[dict]) -> dict:
+    return items[0]
