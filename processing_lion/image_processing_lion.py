@@ -28,6 +28,7 @@ _EXPECTED = (
     "torch tensor of shape (H, W), (H, W, C) or (C, H, W) with C in 1, 3, 4"
 )
 _CHANNELS = (1, 3, 4)
+_EXIF_ORIENTATION = 0x0112
 
 
 def load_image(source: ImageSource, *, input_data_format: str | None = None, timeout: float = 30.0) -> PIL.Image.Image:
@@ -82,15 +83,17 @@ def _open(file: Path | io.BytesIO, name: str) -> PIL.Image.Image:
     try:
         with PIL.Image.open(file) as image:
             return _to_rgb(image, name)
-    # Pillow reports damaged files by many types, SyntaxError (broken PNG) among them.
-    except (OSError, SyntaxError, ValueError, EOFError, PIL.Image.DecompressionBombError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # on damaged files, Pillow's readers raise errors of many types
         raise ValueError(f"{name} holds no readable picture: {error}") from error
 
 
 def _to_rgb(image: PIL.Image.Image, name: str) -> PIL.Image.Image:
     if 0 in image.size:
         raise ValueError(f"{name} is empty: its size is {image.width}x{image.height}")
-    image = PIL.ImageOps.exif_transpose(image)
+    if image.getexif().get(_EXIF_ORIENTATION, 1) != 1:  # otherwise exif_transpose would copy the pixels
+        image = PIL.ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
         return _deep_grey_to_rgb(image)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
@@ -238,7 +241,7 @@ class LionImageProcessor(BaseImageProcessor):
         files = super().save_pretrained(save_directory)
         write_code(save_directory, IMAGE_PROCESSOR_CODE)
         if push_to_hub:  # saves once more, to a folder of its own, so that all files are sent
-            self.push_to_hub(kwargs.pop("repo_id", os.path.basename(save_directory)), **kwargs)
+            self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
         return files
 
     def preprocess(

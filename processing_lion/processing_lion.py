@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
 
 from processing_lion.grounding_lion import label_boxes, to_pixels
-from processing_lion.image_processing_lion import ImageSource, LionImageProcessor, load_images
+from processing_lion.image_processing_lion import ImageSource, LionImageProcessor
 from processing_lion.prompts_lion import SOFT_PROMPT_TOKEN, format_tags
 from processing_lion.tasks_lion import TASKS, infer_task
 
@@ -142,7 +143,7 @@ class LionProcessor(ProcessorMixin):
             _make_tokenizer_portable(os.path.join(folder, "tokenizer_config.json"))
         write_code(save_directory, PROCESSOR_CODE)
         if push_to_hub:  # saves once more, to a folder of its own, so that all files are sent
-            self.push_to_hub(kwargs.pop("repo_id", os.path.basename(save_directory)), **kwargs)
+            self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
         return files
 
     # --- Inputs -----------------------------------------------------------------------------------------------------
@@ -214,13 +215,14 @@ class LionProcessor(ProcessorMixin):
                 data["labels"] = _pad(self._answer_ids(answers), _IGNORED_LABEL)
 
         if images is not None:
-            loaded = load_images(images, input_data_format=images_kwargs.pop("input_data_format", None))
-            if text is not None and len(loaded) != len(texts):
+            encoded = self.image_processor(images, **images_kwargs)
+            count = len(encoded["pixel_values"])
+            if text is not None and count != len(texts):
                 raise ValueError(
-                    f"images: got {len(loaded)} for {len(texts)} texts; give one for each. To ask one picture several "
+                    f"images: got {count} for {len(texts)} texts; give one for each. To ask one picture several "
                     "questions, repeat it, or encode it once with model.encode_images and pass images=None here"
                 )
-            data = {**self.image_processor(loaded, **images_kwargs), **data}
+            data = {**encoded, **data}
         return BatchFeature(data, tensor_type=return_tensors)
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:

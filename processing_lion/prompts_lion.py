@@ -51,7 +51,9 @@ PROMPT_TEMPLATES: dict[str, PromptTemplate] = {
         "Please describe the image using a single short sentence.", "image_level", f"{_PLAYGROUND}, captioning"
     ),
     "caption_long": PromptTemplate(
-        "Please describe the image in detail.", "image_level", "LLaVA (arXiv 2304.08485), detailed description"
+        "Please describe the image in detail.",
+        "image_level",
+        "after LLaVA (arXiv 2304.08485); LION's authors name none",
     ),
     "vqa": PromptTemplate("Question: {question} Short answer:", "image_level", f"{_INSTRUCTBLIP}: OKVQA, GQA"),
     "vqa_choices": PromptTemplate(
@@ -78,7 +80,7 @@ PROMPT_TEMPLATES: dict[str, PromptTemplate] = {
     "yes_no": PromptTemplate(
         "Question: {question} Short answer:",
         "image_level",
-        "POPE (arXiv 2305.10355) questions in InstructBLIP's VQA wording; candidate answers are yes and no",
+        "POPE (arXiv 2305.10355) with InstructBLIP's VQA wording; candidate answers are yes and no",
     ),
 }
 

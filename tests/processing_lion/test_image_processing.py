@@ -1,6 +1,7 @@
 """Pictures from every kind of source, and the numbers they become."""
 
 import base64
+import contextlib
 import io
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -9,6 +10,8 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from processing_lion import LionImageProcessor, load_image
 
@@ -193,6 +196,24 @@ def test_damaged_files_are_reported_by_name(picture, tmp_path):
     (tmp_path / "text.jpg").write_text("hello")
     with pytest.raises(ValueError, match=r"text\.jpg holds no readable picture"):
         load_image(tmp_path / "text.jpg")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's own, on damaged TIFF
+@settings(max_examples=150, deadline=None)
+@given(
+    kind=st.sampled_from(["PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP", "PPM"]),
+    damage=st.lists(st.tuples(st.integers(0, 399), st.integers(0, 255)), max_size=8),
+    length=st.integers(0, 400),
+)
+def test_damaged_bytes_give_a_picture_or_a_value_error(kind, damage, length):
+    buffer = io.BytesIO()
+    PIL.Image.new("RGB", (9, 6), "green").save(buffer, kind)
+    content = bytearray(buffer.getvalue()[:length])
+    for position, value in damage:
+        if position < len(content):
+            content[position] = value
+    with contextlib.suppress(ValueError):  # any other error fails the test
+        assert load_image(bytes(content)).mode == "RGB"
 
 
 def test_several_pictures_for_one_text_are_refused(picture):

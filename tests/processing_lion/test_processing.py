@@ -1,5 +1,7 @@
 """The processor: parity with the official implementation, truncation, the soft prompt, answers, saving."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -279,6 +281,13 @@ def test_encode_candidates(processor):
 
 
 # --- Outputs --------------------------------------------------------------------------------------------------------
+
+
+def test_processor_can_be_copied_to_workers(processor):
+    clone = pickle.loads(pickle.dumps(processor))
+    for name, value in processor(IMAGE, "what is it?", tags="dog").items():
+        assert torch.equal(clone(IMAGE, "what is it?", tags="dog")[name], value)
+    assert "LionImageProcessor" in repr(clone)
 
 
 def test_decode(processor):
