@@ -292,4 +292,41 @@ _FLAN_T5_XL = {
 _PRESETS: dict[str, dict] = {
     "flan-t5-xl": {},
     "flan-t5-xxl": {"text_config": {"d_model": 4096, "d_ff": 10240, "num_heads": 64}},
+    "nano": {
+        "vision_config": {
+            "hidden_size": 128,
+            "intermediate_size": 512,
+            "num_hidden_layers": 6,
+            "num_attention_heads": 4,
+            "image_size": 96,
+            "patch_size": 16,
+        },
+        "qformer_config": {
+            "vocab_size": 622,
+            "hidden_size": 128,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "intermediate_size": 256,
+            "max_position_embeddings": 256,
+        },
+        "text_config": {
+            "vocab_size": 691,
+            "d_model": 128,
+            "d_kv": 32,
+            "d_ff": 256,
+            "num_layers": 3,
+            "num_decoder_layers": 3,
+            "num_heads": 4,
+            "dropout_rate": 0.0,
+        },
+        "aggregator_config": {
+            "num_attention_heads": 4,
+            "intermediate_size": 256,
+            "query_layer": 5,
+            "context_layers": [3, 1],
+            "dropout": 0.0,
+        },
+        "adapter_config": {"bottleneck_size": 16},
+        "num_query_tokens": 8,
+    },
 }

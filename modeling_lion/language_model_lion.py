@@ -8,10 +8,15 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import T5Config, T5ForConditionalGeneration
-from transformers.models.t5.modeling_t5 import T5Attention, T5Block, T5LayerFF
+from transformers.models.t5.modeling_t5 import T5Attention, T5Block, T5LayerFF, T5Stack
 
 from configuration_lion.configuration_lion import LionMixtureOfAdaptersConfig
 from modeling_lion.mixture_of_adapters_lion import LionAdapter, MixtureOfAdapters, active_routing, route
+
+try:  # where transformers 5 keeps, by class, how a model records attentions and hidden states
+    from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
+except ImportError:
+    _CAN_RECORD_REGISTRY = None
 
 
 class LionT5LayerFF(T5LayerFF):
@@ -65,6 +70,15 @@ class LionT5Block(T5Block):
             return super().forward(*args, **kwargs)
 
 
+class LionT5Stack(T5Stack):
+    """Encoder or decoder, which initialises its adapters too."""
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, (LionAdapter, MixtureOfAdapters)):
+            module.reset_parameters()
+
+
 class LionT5ForConditionalGeneration(T5ForConditionalGeneration):
     """
     Args:
@@ -80,6 +94,10 @@ class LionT5ForConditionalGeneration(T5ForConditionalGeneration):
         super().__init__(config)
         adapters = adapter_config.adapters if adapter_config is not None else []
         # Classes are changed in place: construction, initialisation and parameter names stay those of transformers.
+        for stack in (self.encoder, self.decoder):
+            stack.__class__ = LionT5Stack
+            if _CAN_RECORD_REGISTRY is not None:
+                _CAN_RECORD_REGISTRY[stack] = stack._can_record_outputs
         for block in [*self.encoder.block, *self.decoder.block]:
             block.__class__ = LionT5Block
             if adapters:
@@ -89,11 +107,6 @@ class LionT5ForConditionalGeneration(T5ForConditionalGeneration):
                 )
         for block in self.decoder.block:
             block.layer[1].EncDecAttention.__class__ = LionT5CrossAttention
-
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, (LionAdapter, MixtureOfAdapters)):
-            module.reset_parameters()
 
     def _expand_inputs_for_generation(
         self,

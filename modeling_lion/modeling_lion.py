@@ -24,7 +24,7 @@ from configuration_lion.configuration_lion import TASKS, LionConfig
 from modeling_lion.hub_lion import LION_AUTO_MAP, LION_CODE, LION_PIPELINES, SelfContainedModelMixin
 from modeling_lion.language_model_lion import LionT5ForConditionalGeneration
 from modeling_lion.mixture_of_adapters_lion import TaskRouting, route
-from modeling_lion.vision_aggregator_lion import LionVisionAggregator
+from modeling_lion.vision_aggregator_lion import LionVisionAggregator, LionZeroInitLinear
 
 
 # The blocks of transformers 4 want an attention mask in second place; those of transformers 5 have none.
@@ -128,20 +128,29 @@ class LionPreTrainedModel(SelfContainedModelMixin, PreTrainedModel):
     _skip_keys_device_placement = "past_key_values"
     _auto_map, _custom_pipelines, _code = LION_AUTO_MAP, LION_PIPELINES, LION_CODE
     # Under float16 only: T5's residual stream and `wo` outgrow its range (transformers issue 20287).
-    _keep_in_fp32_modules = ["wo", "adapter"]
+    _keep_in_fp32_modules = ["wo"]
 
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Linear):
+        if isinstance(module, LionZeroInitLinear):
+            module.reset_parameters()
+        elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.02)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
-        elif isinstance(module, LionVisionAggregator):
-            module.reset_outputs()
         elif isinstance(module, LionLearnedTokens):
             nn.init.normal_(module.weight, std=0.02)
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs):
+        """
+        As in transformers, but without re-entrance unless asked for: the aggregator reads a frozen tower, and re-entrant
+        checkpoints give no gradient to layers whose inputs need none.
+        """
+        super().gradient_checkpointing_enable(
+            {"use_reentrant": False, **(gradient_checkpointing_kwargs or {})}, **kwargs
+        )
 
 
 class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
@@ -192,6 +201,8 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
         self.soft_prompt = LionLearnedTokens(llm_width)
         self.language_model = LionT5ForConditionalGeneration(config.text_config, config.adapter_config)
 
+        if config.adapter_config.adapters:
+            self._keep_in_fp32_modules = [*self._keep_in_fp32_modules, "adapter"]
         self._active_branches = tuple(config.visual_branches)
         # The official decoding; a checkpoint's generation_config.json takes its place.
         self.generation_config = GenerationConfig(
@@ -396,6 +407,10 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
             num_items_in_batch (`int`, *optional*): The number of label tokens to divide the summed loss by (gradient
                 accumulation); without it the loss is their mean.
         """
+        # Wrappers such as PEFT's pass every argument of a seq2seq model, most of them None.
+        kwargs = {name: value for name, value in kwargs.items() if value is not None}
+        if "inputs_embeds" in kwargs:
+            raise ValueError("`inputs_embeds` can't be given: LION makes them from `input_ids` and the picture.")
         inputs_embeds, attention_mask = self.prepare_encoder_inputs(
             pixel_values,
             input_ids,

@@ -14,6 +14,14 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from configuration_lion.configuration_lion import LionVisionAggregatorConfig
 
 
+class LionZeroInitLinear(nn.Linear):
+    """A linear layer that starts at zero, so that its residual branch starts by adding nothing."""
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+
 def eager_attention_forward(
     module: nn.Module,
     query: torch.Tensor,
@@ -40,12 +48,12 @@ class LionVisionAggregatorAttention(nn.Module):
         self.query = nn.Linear(hidden_size, hidden_size)
         self.key = nn.Linear(hidden_size, hidden_size)
         self.value = nn.Linear(hidden_size, hidden_size)
-        self.dense = nn.Linear(hidden_size, hidden_size)
+        self.dense = LionZeroInitLinear(hidden_size, hidden_size)
         self.dropout = nn.Dropout(config.dropout)
         self.layer_norm = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, hidden_states: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
-        """`hidden_states` and `context` are `(batch_size, num_patches + 1, hidden_size)`; no context: attend to self."""
+        """Both are `(batch_size, num_patches + 1, hidden_size)`; without `context` the tokens attend to themselves."""
         context = hidden_states if context is None else context
         query, key, value = (
             states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
@@ -76,7 +84,7 @@ class LionVisionAggregatorLayer(GradientCheckpointingLayer):
         self.crossattention = LionVisionAggregatorAttention(config, hidden_size)
         self.intermediate = nn.Linear(hidden_size, config.intermediate_size)
         self.activation = ACT2FN[config.hidden_act]
-        self.dense = nn.Linear(config.intermediate_size, hidden_size)
+        self.dense = LionZeroInitLinear(config.intermediate_size, hidden_size)
         self.dropout = nn.Dropout(config.dropout)
         self.layer_norm = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
 
@@ -88,6 +96,8 @@ class LionVisionAggregatorLayer(GradientCheckpointingLayer):
 
 class LionVisionAggregator(nn.Module):
     """
+    The output dense of every attention and feed-forward starts at zero: a new aggregator only normalises.
+
     Args:
         config ([`LionVisionAggregatorConfig`]): Sizes; one layer for each of `context_layers`.
         hidden_size (`int`): Width of the vision tower.
@@ -96,13 +106,6 @@ class LionVisionAggregator(nn.Module):
     def __init__(self, config: LionVisionAggregatorConfig, hidden_size: int):
         super().__init__()
         self.layers = nn.ModuleList(LionVisionAggregatorLayer(config, hidden_size) for _ in config.context_layers)
-
-    def reset_outputs(self) -> None:
-        """Zero the output dense of every attention and feed-forward, so that a new aggregator only normalises."""
-        for layer in self.layers:
-            for dense in (layer.attention.dense, layer.crossattention.dense, layer.dense):
-                nn.init.zeros_(dense.weight)
-                nn.init.zeros_(dense.bias)
 
     def forward(self, query_states: torch.Tensor, context_states: Sequence[torch.Tensor]) -> torch.Tensor:
         """

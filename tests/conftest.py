@@ -1,0 +1,27 @@
+import os
+
+
+# Nothing in the tests may ask the Hub; models are tiny, more threads only get in each other's way.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+import pytest
+import torch
+
+from tests.golden import Golden, load_golden, load_golden_model
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def golden_all() -> Golden:
+    return load_golden("all")
+
+
+@pytest.fixture(scope="module")
+def lion():
+    """A tiny LION with both branches, two adapters and the router, with the official golden weights."""
+    return load_golden_model("all")

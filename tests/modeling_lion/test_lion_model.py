@@ -1,0 +1,353 @@
+"""How LION behaves as a transformers model; its numbers are in test_lion_parity.py."""
+
+import copy
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from transformers import GenerationConfig, T5ForConditionalGeneration
+
+from configuration_lion import LionConfig
+from modeling_lion import LionForConditionalGeneration
+from tests.golden import load_golden, load_golden_model
+
+
+NEW_TOKENS = 6
+
+
+def tiny_config(**changes) -> LionConfig:
+    """The golden sizes with a tower of six blocks."""
+    golden = load_golden("all").config()
+    vision = {**golden.vision_config.to_dict(), "num_hidden_layers": 6}
+    aggregator = {"num_attention_heads": 4, "intermediate_size": 32}
+    return load_golden("all").config(**{"vision_config": vision, "aggregator_config": aggregator, **changes})
+
+
+@pytest.fixture
+def inputs(golden_all):
+    return golden_all.inputs
+
+
+@pytest.fixture
+def labels(golden_all):
+    return golden_all.labels
+
+
+def tasks(*task_ids: int) -> torch.Tensor:
+    return torch.tensor(task_ids)
+
+
+class TestInitialisation:
+    def test_an_untrained_adapter_changes_nothing(self, inputs, labels):
+        with_adapters = LionForConditionalGeneration(tiny_config()).eval()
+        without = LionForConditionalGeneration(tiny_config(adapter_config={"adapters": []})).eval()
+        missing, unexpected = without.load_state_dict(with_adapters.state_dict(), strict=False)
+        assert not missing
+        assert all(".adapter." in name for name in unexpected)
+        for task in (0, 1):
+            logits = with_adapters(**inputs, labels=labels, task_ids=torch.full((3,), task)).logits
+            assert torch.equal(logits, without(**inputs, labels=labels).logits)
+
+    def test_an_untrained_aggregator_only_normalises(self):
+        model = LionForConditionalGeneration(tiny_config())
+        states, context = torch.randn(2, 17, 32), [torch.randn(2, 17, 32)] * 2
+        normalised = torch.nn.functional.layer_norm(states, (32,), eps=1e-12)
+        assert torch.allclose(model.vision_aggregator(states, context), normalised, atol=1e-5)
+
+    def test_routers_start_as_a_switch(self):
+        model = LionForConditionalGeneration(tiny_config())
+        ratios = model.language_model.encoder.block[0].layer[-1].adapter.router_ratios
+        assert torch.equal(ratios, torch.eye(2)[:, :, None].expand_as(ratios))
+
+    def test_every_adapter_has_its_place(self):
+        names = [n for n, _ in LionForConditionalGeneration(tiny_config()).named_parameters() if "router" in n]
+        assert len(names) == 6  # three encoder and three decoder blocks
+        one = tiny_config(visual_branches=["qformer"], adapter_config={"adapters": ["image_level"]})
+        one = LionForConditionalGeneration(one)
+        assert not [n for n, _ in one.named_parameters() if "router" in n]
+
+
+class TestInputs:
+    def test_text_with_the_sentinel_elsewhere_is_left_alone(self, lion, inputs, labels):
+        """Only what `soft_prompt_mask` marks is replaced."""
+        doubled = inputs["input_ids"].clone()
+        doubled[:, 20] = 799
+        marked = lion(**{**inputs, "input_ids": doubled}, labels=labels).logits
+        unmarked_prompt = dict(inputs, input_ids=doubled, soft_prompt_mask=torch.zeros_like(doubled))
+        assert not torch.equal(marked, lion(**unmarked_prompt, labels=labels).logits)
+        lion_without_prompt = copy.deepcopy(lion)
+        lion_without_prompt.soft_prompt.weight.data.zero_()
+        assert torch.equal(
+            lion(**unmarked_prompt, labels=labels).logits,
+            lion_without_prompt(**unmarked_prompt, labels=labels).logits,
+        )
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"pixel_values": None}, "pixel_values.*image_features"),
+            ({"input_ids": None}, "input_ids"),
+            ({"qformer_input_ids": None}, "qformer_input_ids"),
+            ({"task_ids": tasks(0, 1)}, r"task_ids.*\(3,\)"),
+            ({"task_ids": tasks(0, 1, 2)}, "task_ids.*2.*region_level"),
+            ({"pixel_values": torch.zeros(2, 3, 28, 28)}, "2 pictures for 3 instructions"),
+        ],
+    )
+    @pytest.mark.parametrize("method", ["forward", "generate"])
+    def test_what_is_wrong_is_named(self, lion, inputs, method, changes, message):
+        with pytest.raises(ValueError, match=message):
+            getattr(lion, method)(**{**inputs, **changes})
+
+    def test_image_level_is_the_default_task(self, lion, inputs, labels):
+        expected = lion(**inputs, labels=labels, task_ids=tasks(1, 1, 1)).logits
+        assert torch.equal(lion(**inputs, labels=labels).logits, expected)
+
+    def test_the_llm_alone_refuses_to_guess_a_task(self, lion, inputs):
+        with pytest.raises(RuntimeError, match="task_ids"):
+            lion.language_model(input_ids=inputs["input_ids"], decoder_input_ids=inputs["input_ids"][:, :2])
+
+    def test_loss_is_a_share_of_the_items_in_the_batch(self, lion, inputs, labels):
+        count = (labels != -100).sum()
+        mean = lion(**inputs, labels=labels).loss
+        assert torch.allclose(lion(**inputs, labels=labels, num_items_in_batch=count).loss, mean)
+        assert torch.allclose(lion(**inputs, labels=labels, num_items_in_batch=2 * count).loss, mean / 2)
+
+    def test_tuple_output_starts_with_the_loss(self, lion, inputs, labels):
+        loss, logits, *_ = lion(**inputs, labels=labels, return_dict=False)
+        assert loss.dim() == 0
+        assert logits.shape[:2] == labels.shape
+
+
+class TestImageFeatures:
+    @torch.no_grad()
+    def test_stand_for_the_picture(self, lion, inputs, labels):
+        features = lion.encode_images(inputs["pixel_values"])
+        rest = {k: v for k, v in inputs.items() if k != "pixel_values"}
+        assert torch.equal(
+            lion(**rest, image_features=features, labels=labels).logits, lion(**inputs, labels=labels).logits
+        )
+        assert torch.equal(
+            lion.generate(**rest, image_features=features, max_new_tokens=NEW_TOKENS),
+            lion.generate(**inputs, max_new_tokens=NEW_TOKENS),
+        )
+
+    @torch.no_grad()
+    def test_one_picture_serves_all_questions(self, lion, inputs, labels):
+        one = lion.encode_images(inputs["pixel_values"][:1])
+        rest = {k: v for k, v in inputs.items() if k != "pixel_values"}
+        repeated = dict(rest, pixel_values=inputs["pixel_values"][:1].expand(3, -1, -1, -1), labels=labels)
+        assert torch.allclose(
+            lion(**rest, image_features=one, labels=labels).logits, lion(**repeated).logits, atol=1e-3
+        )
+
+    @torch.no_grad()
+    def test_select(self, lion, inputs):
+        features = lion.encode_images(inputs["pixel_values"])
+        chosen = features.select([2, 0, 0])
+        assert chosen.num_images == 3
+        assert torch.equal(chosen.aggregator_embeds[1], features.aggregator_embeds[0])
+
+    def test_one_branch_alone(self, lion, inputs, labels):
+        lion = copy.deepcopy(lion)
+        both = lion.get_visual_embeds(
+            lion.encode_images(inputs["pixel_values"]),
+            inputs["qformer_input_ids"],
+            inputs["qformer_attention_mask"],
+        )
+        lion.set_active_branches(["aggregator"])
+        features = lion.encode_images(inputs["pixel_values"])
+        assert features.image_embeds is None
+        assert torch.equal(lion.get_visual_embeds(features), both[:, 32:])
+        no_question = {k: v for k, v in inputs.items() if "qformer" not in k}
+        assert lion(**no_question, labels=labels).loss.isfinite()
+        with pytest.raises(ValueError, match="branches"):
+            lion.set_active_branches(["retina"])
+
+
+class TestRouting:
+    def test_two_threads_with_two_tasks_share_a_model(self, lion, inputs):
+        def answer(task: int) -> torch.Tensor:
+            return lion.generate(**inputs, task_ids=torch.full((3,), task), max_new_tokens=NEW_TOKENS)
+
+        alone = [answer(0), answer(1)]
+        assert not torch.equal(*alone)
+        with ThreadPoolExecutor(2) as pool:
+            together = list(pool.map(answer, [0, 1] * 4))
+        for i, ids in enumerate(together):
+            assert torch.equal(ids, alone[i % 2])
+
+    @pytest.mark.parametrize("gradient_checkpointing_kwargs", [None, {"use_reentrant": True}], ids=str)
+    def test_gradient_checkpointing_keeps_the_tasks(self, inputs, labels, gradient_checkpointing_kwargs):
+        """With a frozen tower, whose outputs need no gradient."""
+        golden = load_golden("all")
+        config = golden.config()
+        config.text_config.dropout_rate = 0.0
+        config.aggregator_config.dropout = 0.0
+        config.qformer_config.hidden_dropout_prob = config.qformer_config.attention_probs_dropout_prob = 0.0
+        model = LionForConditionalGeneration(config).train()
+        model.load_state_dict(load_golden_model("all").state_dict())
+        if gradient_checkpointing_kwargs is None:
+            model.vision_model.requires_grad_(False)
+
+        def gradients() -> dict[str, torch.Tensor]:
+            model.zero_grad()
+            model(**inputs, labels=labels, task_ids=tasks(0, 1, 0)).loss.backward()
+            return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+        plain = gradients()
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
+        again = gradients()
+        assert plain.keys() == again.keys()
+        for name in plain:
+            assert torch.allclose(plain[name], again[name], rtol=1e-3, atol=1e-4), name
+
+    def test_sampling_and_return_sequences_keep_the_tasks(self, lion, inputs):
+        def sample(task_ids: torch.Tensor) -> torch.Tensor:
+            torch.manual_seed(0)
+            return lion.generate(
+                **inputs,
+                task_ids=task_ids,
+                do_sample=True,
+                num_beams=1,
+                num_return_sequences=4,
+                max_new_tokens=NEW_TOKENS,
+                min_new_tokens=NEW_TOKENS,
+            )
+
+        region, mixed = sample(tasks(0, 0, 0)), sample(tasks(0, 1, 0))
+        assert mixed.shape == (12, NEW_TOKENS + 1)
+        assert torch.equal(mixed[:4], region[:4])
+        assert not torch.equal(mixed[4:8], region[4:8])
+
+
+class TestGeneration:
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"num_beams": 1},
+            {"num_beams": 1, "use_cache": False},
+            {"num_beams": 5, "use_cache": False},
+            {"num_beams": 4, "num_return_sequences": 3},
+            {"num_beams": 5, "decoder_input_ids": torch.tensor([[0, 17, 23]] * 3)},
+        ],
+        ids=str,
+    )
+    def test_ids_equal_those_of_stock_t5(self, lion, inputs, options):
+        """The same embeddings through transformers' own T5, with the adapters left out on both sides."""
+        model = LionForConditionalGeneration(lion.config).eval()
+        model.load_state_dict(lion.state_dict())
+        for block in [*model.language_model.encoder.block, *model.language_model.decoder.block]:
+            for adapter in block.layer[-1].adapter.adapters:
+                adapter.scale.data.zero_()
+        stock = T5ForConditionalGeneration(lion.config.text_config).eval()
+        weights = {k: v for k, v in model.language_model.state_dict().items() if ".adapter." not in k}
+        stock.lm_head = torch.nn.Linear(*reversed(weights["lm_head.weight"].shape), bias=False)
+        stock.load_state_dict(weights)
+
+        embeds, mask = model.prepare_encoder_inputs(**inputs)
+        shared = {"max_new_tokens": 8, "repetition_penalty": 1.5, "min_length": 1, "pad_token_id": 0, **options}
+        expected = stock.generate(inputs_embeds=embeds, attention_mask=mask, decoder_start_token_id=0, **shared)
+        assert torch.equal(model.generate(**inputs, **shared), expected)
+
+    def test_cross_attention_is_kept_once_per_sample(self, lion, inputs):
+        output = lion.generate(**inputs, max_new_tokens=3, return_dict_in_generate=True)
+        cache = output.past_key_values
+        assert cache.cross_attention_cache.layers[0].keys.shape[0] == 3
+        assert cache.self_attention_cache.layers[0].keys.shape[0] == 15
+
+    def test_cross_attention_weights_come_per_beam(self, golden_all, inputs):
+        lion = load_golden_model("all", "eager")
+        output = lion.generate(
+            **inputs, max_new_tokens=3, num_beams=2, return_dict_in_generate=True, output_attentions=True
+        )
+        weights = output.cross_attentions[0][0]
+        assert weights.shape[0] == 6
+        assert torch.allclose(weights.sum(-1), torch.ones(()), atol=1e-5)
+
+    def test_official_decoding_is_the_default(self, lion):
+        config = lion.generation_config
+        assert (config.num_beams, config.max_new_tokens, config.repetition_penalty) == (5, 256, 1.5)
+
+    def test_a_generation_config_takes_its_place(self, lion, inputs):
+        ids = lion.generate(**inputs, generation_config=GenerationConfig(num_beams=1, max_new_tokens=2))
+        assert ids.shape[1] <= 3
+
+
+class TestScoring:
+    @pytest.mark.parametrize("length_normalize", [False, True])
+    @torch.no_grad()
+    def test_equals_one_forward_per_candidate(self, lion, inputs, labels, length_normalize):
+        task_ids = tasks(1, 0, 1)
+        candidates = labels[:, None].expand(3, 3, -1).transpose(0, 1)  # every answer for every question
+        scores = lion.score_candidates({**inputs, "task_ids": task_ids}, candidates, length_normalize)
+        assert scores.shape == (3, 3)
+        for column in range(3):
+            answer = labels[column : column + 1].expand(3, -1)
+            logits = lion(**inputs, task_ids=task_ids, labels=answer).logits.log_softmax(-1)
+            mask = answer != -100
+            tokens = logits.gather(-1, answer.clamp(min=0)[..., None])[..., 0] * mask
+            expected = tokens.sum(-1) / (mask.sum(-1) if length_normalize else 1)
+            assert torch.allclose(scores[:, column], expected, atol=1e-3)
+
+    def test_the_same_candidates_for_all(self, lion, inputs, labels):
+        everywhere = labels[:, None].expand(3, 3, -1).transpose(0, 1)
+        assert torch.equal(lion.score_candidates(inputs, labels), lion.score_candidates(inputs, everywhere))
+
+    def test_wrong_shape_is_named(self, lion, inputs, labels):
+        with pytest.raises(ValueError, match="candidates"):
+            lion.score_candidates(inputs, labels[:2, None])
+
+
+class TestAsAPretrainedModel:
+    def test_save_and_load(self, lion, inputs, labels, tmp_path):
+        lion.save_pretrained(tmp_path)
+        reloaded, info = LionForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
+        assert not info["missing_keys"]
+        assert not info["unexpected_keys"]
+        for name, weight in lion.state_dict().items():
+            assert torch.equal(reloaded.state_dict()[name], weight), name
+        assert torch.allclose(reloaded(**inputs, labels=labels).loss, lion(**inputs, labels=labels).loss)
+        assert not reloaded.training
+
+    def test_sharded_with_a_device_map(self, lion, inputs, labels, tmp_path):
+        lion.save_pretrained(tmp_path, max_shard_size="1MB")
+        reloaded = LionForConditionalGeneration.from_pretrained(tmp_path, device_map="auto")
+        for name, weight in lion.state_dict().items():
+            assert torch.equal(reloaded.state_dict()[name], weight), name
+        assert torch.allclose(reloaded(**inputs, labels=labels).loss, lion(**inputs, labels=labels).loss)
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_half_precision(self, lion, inputs, labels, tmp_path, dtype):
+        lion.save_pretrained(tmp_path)
+        half = LionForConditionalGeneration.from_pretrained(tmp_path, dtype=dtype)
+        block = half.language_model.encoder.block[0].layer[-1]
+        kept = torch.float32 if dtype == torch.float16 else dtype
+        assert block.DenseReluDense.wo.weight.dtype == kept
+        assert block.adapter.adapters[0].up_proj.weight.dtype == kept
+        assert half.language_projection.weight.dtype == dtype
+        assert half.language_model.shared.weight.dtype == dtype
+        expected = lion(**inputs, labels=labels)
+        outputs = half(**inputs, labels=labels, task_ids=tasks(0, 1, 1))
+        mixed = lion(**inputs, labels=labels, task_ids=tasks(0, 1, 1))
+        assert abs(outputs.loss - mixed.loss) < 0.05 * expected.loss
+        assert half.generate(**inputs, task_ids=tasks(0, 1, 1), max_new_tokens=4).shape[0] == 3
+
+    def test_forward_compiles_as_one_graph(self, inputs, labels):
+        model = LionForConditionalGeneration(tiny_config()).eval()
+        arguments = {**inputs, "labels": labels, "task_ids": tasks(0, 1, 0)}
+        compiled = torch.compile(model, backend="eager", fullgraph=True)
+        with torch.no_grad():
+            assert torch.allclose(compiled(**arguments).logits, model(**arguments).logits, atol=1e-4)
+
+    def test_training_reaches_every_part_but_nothing_else(self, inputs, labels):
+        model = load_golden_model("all").train()
+        model(**inputs, labels=labels, task_ids=tasks(0, 1, 0)).loss.backward()
+        without = {n for n, p in model.named_parameters() if p.grad is None}
+        # The Q-Former's last text path ends behind its last self-attention.
+        assert without <= {n for n in without if n.startswith("qformer.encoder.layer.3.")}
+
+    def test_resized_vocabulary(self, inputs, labels):
+        model = LionForConditionalGeneration(tiny_config()).eval()
+        model.resize_token_embeddings(832)
+        assert model.config.text_config.vocab_size == 832
+        assert model(**inputs, labels=labels).logits.shape[-1] == 832
