@@ -13,6 +13,7 @@ from transformers.models.t5.modeling_t5 import T5Attention, T5Block, T5LayerFF, 
 from configuration_lion.configuration_lion import LionMixtureOfAdaptersConfig
 from modeling_lion.mixture_of_adapters_lion import LionAdapter, MixtureOfAdapters, active_routing, route
 
+
 try:  # where transformers 5 keeps, by class, how a model records attentions and hidden states
     from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
 except ImportError:

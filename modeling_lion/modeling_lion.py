@@ -145,7 +145,7 @@ class LionPreTrainedModel(SelfContainedModelMixin, PreTrainedModel):
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs):
         """
-        As in transformers, but without re-entrance unless asked for: the aggregator reads a frozen tower, and re-entrant
+        As in transformers, but not re-entrant unless asked for: the aggregator reads a frozen tower, and re-entrant
         checkpoints give no gradient to layers whose inputs need none.
         """
         super().gradient_checkpointing_enable(
