@@ -1,0 +1,60 @@
+# make demo   what the shipped checkpoint says about a picture it has never seen
+# make test   linters, types, and the tests on both supported transformers
+# make lint, make format, make clean
+PYTHON ?= python3
+TRANSFORMERS5 := .venv
+TRANSFORMERS4 := .venv-transformers4
+HUB5 := .venv-hub5
+HUB4 := .venv-hub4
+BIN := $(TRANSFORMERS5)/bin
+# The models of the tests are tiny: more threads only wait for each other.
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM := false
+export HF_HUB_OFFLINE := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test test-transformers5 test-transformers4 lint types format clean environments
+
+demo: $(TRANSFORMERS5)/.installed
+	$(BIN)/lion demo --output demo.png
+
+test: environments
+	$(MAKE) lint types test-transformers5 test-transformers4
+
+environments: $(TRANSFORMERS5)/.installed $(TRANSFORMERS4)/.installed $(HUB5)/.installed $(HUB4)/.installed
+
+test-transformers5: environments
+	LION_HUB_PYTHON_V4=$(abspath $(HUB4))/bin/python LION_HUB_PYTHON_V5=$(abspath $(HUB5))/bin/python $(BIN)/python -m pytest
+
+test-transformers4: environments
+	$(TRANSFORMERS4)/bin/python -m pytest
+
+lint: $(TRANSFORMERS5)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(TRANSFORMERS5)/.installed
+	$(BIN)/mypy
+
+format: $(TRANSFORMERS5)/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Everything, on transformers 5 and on transformers 4; versions stand in pyproject.toml.
+$(TRANSFORMERS5)/.installed: EXTRAS := train,dev,transformers5
+$(TRANSFORMERS4)/.installed: EXTRAS := train,dev,transformers4
+$(TRANSFORMERS5)/.installed $(TRANSFORMERS4)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --editable ".[$(EXTRAS)]"
+	touch $@
+
+# Only what somebody has who loads a checkpoint from the Hub: no package of this repository, none of its extras.
+$(HUB5)/.installed: PACKAGES = $(shell $(PYTHON) tests/hub/versions.py transformers5)
+$(HUB4)/.installed: PACKAGES = $(shell $(PYTHON) tests/hub/versions.py transformers4)
+$(HUB5)/.installed $(HUB4)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet $(PACKAGES)
+	touch $@
+
+clean:
+	rm -rf $(TRANSFORMERS5) $(TRANSFORMERS4) $(HUB5) $(HUB4) .pytest_cache .mypy_cache .ruff_cache .hypothesis
