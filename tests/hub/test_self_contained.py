@@ -1,4 +1,4 @@
-"""A saved directory needs nothing of this project: loaded elsewhere it gives what the package gives, and saves again."""
+"""A saved directory needs nothing of this project: loaded elsewhere it gives what the package gives, and saves on."""
 
 import ast
 import json
