@@ -6,7 +6,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import PIL.Image
@@ -21,7 +21,7 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-ImageSource = PIL.Image.Image | str | os.PathLike | bytes | np.ndarray | torch.Tensor
+ImageSource: TypeAlias = PIL.Image.Image | str | os.PathLike | bytes | np.ndarray | torch.Tensor
 
 _EXPECTED = (
     "expected a PIL image, a file path, an http(s): or data: URL, the bytes of an image file, or a NumPy array or "
@@ -291,13 +291,14 @@ class LionImageProcessor(BaseImageProcessor):
                 values = (values - mean) / std
             pixel_values.append(np.ascontiguousarray(values.transpose(2, 0, 1)))
 
-        if return_tensors is not None:
-            shapes = {values.shape for values in pixel_values}
-            if len(shapes) > 1:
-                raise ValueError(f"pictures of different sizes cannot form one batch without do_resize: {shapes}")
-            # One array, because a tensor made from a list of arrays copies value by value.
-            pixel_values = np.stack(pixel_values) if pixel_values else np.empty((0, 3, size["height"], size["width"]))
-        return BatchFeature({"pixel_values": pixel_values}, tensor_type=return_tensors)
+        if return_tensors is None:
+            return BatchFeature({"pixel_values": pixel_values})
+        shapes = {values.shape for values in pixel_values}
+        if len(shapes) > 1:
+            raise ValueError(f"pictures of different sizes cannot form one batch without do_resize: {shapes}")
+        # One array, because a tensor made from a list of arrays copies value by value.
+        batch = np.stack(pixel_values) if pixel_values else np.empty((0, 3, size["height"], size["width"]), np.float32)
+        return BatchFeature({"pixel_values": batch}, tensor_type=return_tensors)
 
 
 def _check_size(size: int | dict[str, int]) -> dict[str, int]:

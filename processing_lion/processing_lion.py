@@ -365,16 +365,13 @@ class LionProcessor(ProcessorMixin):
             `labels`, N strings: the words that name the box, or `""`.
         """
         texts = _strings("texts", texts)
-        if isinstance(image_sizes, torch.Tensor):
-            image_sizes = image_sizes.tolist()
-        if len(image_sizes) == 2 and not isinstance(image_sizes[0], Sequence):
-            image_sizes = [image_sizes] * len(texts)
-        if len(image_sizes) != len(texts):
-            raise ValueError(
-                f"image_sizes: got {len(image_sizes)} for {len(texts)} texts; give (height, width) for each"
-            )
+        sizes: list[Any] = image_sizes.tolist() if isinstance(image_sizes, torch.Tensor) else list(image_sizes)
+        if len(sizes) == 2 and not isinstance(sizes[0], Sequence):
+            sizes = [tuple(sizes)] * len(texts)
+        if len(sizes) != len(texts):
+            raise ValueError(f"image_sizes: got {len(sizes)} for {len(texts)} texts; give (height, width) for each")
         results = []
-        for text, image_size in zip(texts, image_sizes):
+        for text, image_size in zip(texts, sizes):
             labelled = label_boxes(text)
             results.append(
                 {

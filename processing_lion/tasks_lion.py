@@ -102,7 +102,7 @@ def infer_task(instruction: str) -> str:
 def _asks_for_place(clause: str) -> bool:
     if _EXISTENCE.search(clause):
         return False
-    request = clause[_OPENING.match(clause).end() :]
+    request = _OPENING.sub("", clause, count=1)
     if _FINDING.match(request) or _DRAWING.match(request):
         return True
     if match := _POSITION.match(request):
