@@ -144,7 +144,8 @@ def auto_model_for_vision2seq() -> type:
 def _restore_auto_model_for_vision2seq() -> None:
     """Put the name back under `transformers`; looking it up, and not this, is what imports models."""
     transformers = sys.modules["transformers"]
-    if "AutoModelForVision2Seq" in dir(transformers) or hasattr(type(transformers), "AutoModelForVision2Seq"):
+    # By the version, because asking the module itself would import its models.
+    if int(transformers.__version__.split(".")[0]) < 5 or hasattr(type(transformers), "AutoModelForVision2Seq"):
         return
 
     class TransformersWithVision2Seq(type(transformers)):
