@@ -16,6 +16,7 @@ from accelerate import PartialState
 from peft import PeftModel, get_peft_model
 from transformers.trainer_utils import get_last_checkpoint, set_seed
 
+from configuration_lion import TASKS
 from modeling_lion.modeling_lion import LionForConditionalGeneration
 from modeling_lion.peft_lion import fold_adapters, initialize_adapter
 from processing_lion import LionProcessor
@@ -249,14 +250,18 @@ def _build_datasets(
     sources = recipe.sources(stage)
     if not sources:
         raise ValueError(f"The recipe has no data for {stage.name} (`stages.{stage.name}.data`).")
-    seed = recipe.seed if args.data_seed is None else args.data_seed
+    for source in sources:
+        if source.level in TASKS and source.level not in stage.levels:
+            logger.warning(
+                "%s is meant for %s data, but %r is %s.", stage.name, stage.levels, source.name, source.level
+            )
 
     def tag_pictures(source: SourceRecipe, pictures: datasets.Dataset) -> Sequence[Any]:
         return _tag(recipe, base, source, pictures)
 
-    train = build_dataset(sources, seed, bad_rows, tag_pictures)
+    train = build_dataset(sources, args.data_seed, bad_rows, tag_pictures)
     evaluation = {
-        source.name: build_dataset([source], seed, bad_rows, tag_pictures, training=False)
+        source.name: build_dataset([source], args.data_seed, bad_rows, tag_pictures, training=False)
         for source in recipe.sources(stage, evaluation=True)
     }
     return train, evaluation

@@ -42,8 +42,8 @@ class LionSFTConfig(trl.SFTConfig):
     The defaults of these inherited fields differ: `label_names=["labels"]`; `remove_unused_columns=False` (rows reach
     the collator whole); `max_length=None` (the processor truncates, tags first); `gradient_checkpointing=False`;
     `report_to="none"`; `ddp_find_unused_parameters=False` (every trained parameter takes part in every batch);
-    `logging_nan_inf_filter=False`; `save_total_limit=2`. `bf16` is on by default only where there is an accelerator. `warmup_steps` below 1 is a share
-    of all steps, on transformers 4 as well.
+    `logging_nan_inf_filter=False`; `save_total_limit=2`; `data_seed` is `seed` unless given; `bf16` is
+    on only where a GPU has it. `warmup_steps` below 1 is a share of all steps, on transformers 4 as well.
     """
 
     stage: str | None = field(
@@ -108,6 +108,9 @@ class LionSFTConfig(trl.SFTConfig):
             self.activation_checkpointing = bool(self.gradient_checkpointing)
         if 0 < self.warmup_steps < 1 and int(transformers.__version__.split(".")[0]) < 5:
             self.warmup_ratio, self.warmup_steps = self.warmup_steps, 0
+        if self.data_seed is None:
+            # Otherwise the order of the rows would hang on torch's global seed when training starts.
+            self.data_seed = self.seed
         if self.bf16 is None and not self.fp16:
             self.bf16 = not self.use_cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
         super().__post_init__()

@@ -12,6 +12,7 @@ import torch
 import trl
 from torch import nn
 from transformers import PreTrainedModel, Trainer, TrainerCallback
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from trainers.answer_metrics import ComputeAnswerMetrics
@@ -100,7 +101,7 @@ class LionSFTTrainer(trl.SFTTrainer):
                 processing_class,
                 Augmentation(args.crop_scale, args.flip_probability),
                 augmented_levels=[level for level, augmented in levels.items() if augmented],
-                seed=args.seed if args.data_seed is None else args.data_seed,
+                seed=args.data_seed,
                 bad_rows=self.bad_rows,
             )
         if compute_metrics is None and args.predict_with_generate:
@@ -294,8 +295,8 @@ _TRAINED_IN_FROZEN_PART = {
 
 def _frozen_modules(model: nn.Module) -> list[nn.Module]:
     """
-    All modules of the parts that are frozen. Modules that switch gradient checkpointing by their mode are left out;
-    they have no dropout of their own.
+    All modules of the parts that are frozen. Layers that switch gradient checkpointing by their mode are left out; they
+    have no dropout of their own.
     """
     found = []
     for part, exempt in _TRAINED_IN_FROZEN_PART.items():
@@ -304,5 +305,5 @@ def _frozen_modules(model: nn.Module) -> list[nn.Module]:
                 continue
             trained = [n for n, p in module.named_parameters() if p.requires_grad]
             if all(exempt is not None and exempt in n for n in trained):
-                found += [m for m in module.modules() if not hasattr(m, "gradient_checkpointing")]
+                found += [m for m in module.modules() if not isinstance(m, GradientCheckpointingLayer)]
     return found

@@ -49,7 +49,7 @@ class Stage:
         Args:
             kwargs: Further fields of `LionAdapterConfig`, for example `bottleneck_size=64`.
         """
-        from modeling_lion.peft_lion.config import LionAdapterConfig
+        from modeling_lion.peft_lion import LionAdapterConfig  # PEFT takes seconds to load, a plain model needs none
 
         return LionAdapterConfig(
             adapters=list(self.adapters),

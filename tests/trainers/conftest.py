@@ -59,13 +59,17 @@ def tiny_model(adapters=(), dropout: float = 0.1) -> LionForConditionalGeneratio
     return LionForConditionalGeneration(tiny_config(adapters, dropout))
 
 
-@pytest.fixture(scope="session")
-def processor() -> LionProcessor:
+def make_processor() -> LionProcessor:
     return LionProcessor(
         LionImageProcessor(size={"height": 28, "width": 28}),
         AutoTokenizer.from_pretrained(TOKENIZERS / "t5"),
         add_qformer_bos_token(AutoTokenizer.from_pretrained(TOKENIZERS / "bert")),
     )
+
+
+@pytest.fixture(scope="session")
+def processor() -> LionProcessor:
+    return make_processor()
 
 
 @pytest.fixture(scope="session")
@@ -103,8 +107,3 @@ def make_rows(count: int = 12) -> datasets.Dataset:
         }
     )
     return datasets.Dataset.from_list(rows, features=features)
-
-
-@pytest.fixture(scope="session")
-def rows() -> datasets.Dataset:
-    return make_rows()
