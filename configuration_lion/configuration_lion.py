@@ -62,7 +62,7 @@ class LionVisionAggregatorConfig(PretrainedConfig):
         dropout: float = 0.1,
         layer_norm_eps: float = 1e-12,
         output_layer_norm_eps: float = 1e-5,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.num_attention_heads = num_attention_heads
@@ -106,7 +106,7 @@ class LionMixtureOfAdaptersConfig(PretrainedConfig):
     model_type = "lion_mixture_of_adapters"
     base_config_key = "adapter_config"
 
-    def __init__(self, bottleneck_size: int = 64, adapters: Sequence[str] = TASKS, **kwargs):
+    def __init__(self, bottleneck_size: int = 64, adapters: Sequence[str] = TASKS, **kwargs: Any):
         super().__init__(**kwargs)
         self.bottleneck_size = bottleneck_size
         self.adapters = list(adapters)
@@ -180,7 +180,7 @@ class LionConfig(PretrainedConfig):
         num_query_tokens: int = 32,
         visual_branches: Sequence[str] = VISUAL_BRANCHES,
         qformer_input_layer_norm_eps: float = 1e-5,
-        **kwargs,
+        **kwargs: Any,
     ):
         self.num_query_tokens = num_query_tokens
         self.visual_branches = list(visual_branches)
@@ -255,7 +255,7 @@ class LionConfig(PretrainedConfig):
         return sum(lengths[branch] for branch in self.visual_branches)
 
     @classmethod
-    def from_preset(cls, name: str, **kwargs) -> "LionConfig":
+    def from_preset(cls, name: str, **kwargs: Any) -> "LionConfig":
         """
         A configuration by name: `"flan-t5-xl"` (LION-4B), `"flan-t5-xxl"` (LION-12B) or `"nano"` (the checkpoint in
         this package). `kwargs` replace top-level fields.

@@ -26,7 +26,7 @@ _IGNORED = re.compile(
 )
 _VISION_BLOCK = re.compile(r"visual_encoder\.blocks\.(\d+)\.")
 
-_RENAMED = [
+_NEW_NAMES = [
     (r"^visual_encoder\.cls_token$", "vision_model.embeddings.class_embedding"),
     (r"^visual_encoder\.pos_embed$", "vision_model.embeddings.position_embedding"),
     (r"^visual_encoder\.patch_embed\.proj\.", "vision_model.embeddings.patch_embedding."),
@@ -55,7 +55,7 @@ _RENAMED = [
     (r"^soft_prompt_hint$", "soft_prompt.weight"),
     (r"^t5_model\.", "language_model."),
 ]
-_RENAMED = [(re.compile(pattern), replacement) for pattern, replacement in _RENAMED]
+_RENAMED = [(re.compile(pattern), replacement) for pattern, replacement in _NEW_NAMES]
 
 # Parts that official checkpoints keep in several tensors and this package in one.
 _QKV_BIAS = re.compile(r"(vision_model\.encoder\.layers\.\d+\.self_attn)\.(q|v)_bias$")

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import EncoderDecoderCache, T5Config, T5ForConditionalGeneration
 from transformers.models.t5.modeling_t5 import T5Attention, T5Block, T5LayerFF, T5Stack
 
 from configuration_lion.configuration_lion import LionMixtureOfAdaptersConfig
@@ -90,16 +90,18 @@ class LionT5ForConditionalGeneration(T5ForConditionalGeneration):
     def __init__(self, config: T5Config, adapter_config: LionMixtureOfAdaptersConfig | None = None):
         # transformers 5 says "untied" only by not scaling the decoder's outputs, and would tie `lm_head` all the same.
         untied = getattr(config, "scale_decoder_outputs", True) is False
-        if untied and isinstance(self._tied_weights_keys, dict):
-            self._tied_weights_keys = {k: v for k, v in self._tied_weights_keys.items() if k != "lm_head.weight"}
+        tied: Any = T5ForConditionalGeneration._tied_weights_keys
+        if untied and isinstance(tied, dict):
+            self._tied_weights_keys = {k: v for k, v in tied.items() if k != "lm_head.weight"}
         super().__init__(config)
-        adapters = adapter_config.adapters if adapter_config is not None else []
+        adapter_config = adapter_config or LionMixtureOfAdaptersConfig(adapters=[])
+        adapters = adapter_config.adapters
         # Classes are changed in place: construction, initialisation and parameter names stay those of transformers.
         for stack in (self.encoder, self.decoder):
             stack.__class__ = LionT5Stack
             if _CAN_RECORD_REGISTRY is not None:
                 _CAN_RECORD_REGISTRY[stack] = stack._can_record_outputs
-        for block in [*self.encoder.block, *self.decoder.block]:
+        for block in (*self.encoder.block, *self.decoder.block):
             block.__class__ = LionT5Block
             if adapters:
                 block.layer[-1].__class__ = LionT5LayerFF
@@ -119,13 +121,15 @@ class LionT5ForConditionalGeneration(T5ForConditionalGeneration):
         """Repeat the decoder's rows for beams and return sequences, but not what the cross-attention reads."""
         if model_kwargs.get("encoder_outputs") is None:
             raise ValueError("`encoder_outputs` must be prepared before the inputs are expanded for generation.")
-        shared = {k: model_kwargs.pop(k) for k in ("encoder_outputs", "attention_mask") if k in model_kwargs}
+        shared: dict[str, Any] = {
+            k: model_kwargs.pop(k) for k in ("encoder_outputs", "attention_mask") if k in model_kwargs
+        }
         input_ids, model_kwargs = super()._expand_inputs_for_generation(
             expand_size=expand_size, is_encoder_decoder=False, input_ids=input_ids, **model_kwargs
         )
         return input_ids, {**model_kwargs, **shared}
 
-    def _reorder_cache(self, past_key_values, beam_idx: torch.LongTensor):
+    def _reorder_cache(self, past_key_values: EncoderDecoderCache, beam_idx: torch.LongTensor) -> EncoderDecoderCache:
         """Beams never leave their sample, so only the self-attention cache has anything to reorder."""
         past_key_values.self_attention_cache.reorder_cache(beam_idx)
         return past_key_values

@@ -129,7 +129,8 @@ class MixtureOfAdapters(nn.Module):
             RuntimeError: two adapters, but no active [`TaskRouting`].
         """
         routing = active_routing()
-        if routing is None and len(self.adapters) > 1:
+        routed = len(self.adapters) > 1
+        if routed and routing is None:
             raise RuntimeError(
                 "The mixture of adapters needs the task of every sample: call the LION model with `task_ids` instead "
                 "of calling its `language_model`."
@@ -141,7 +142,7 @@ class MixtureOfAdapters(nn.Module):
                 routing.folded[self] = self._fold(routing.single_task)
             down_weight, down_bias, up_weight, up_bias = routing.folded[self]
             return F.linear(F.relu(F.linear(hidden_states, down_weight, down_bias)), up_weight, up_bias)
-        if len(self.adapters) == 1:
+        if not routed or routing is None:
             return self.adapters[0](hidden_states)
         # (num_adapters, rows, 1, hidden_size)
         ratios = self.router_ratios[:, routing.expand(hidden_states.shape[0])].unsqueeze(2)

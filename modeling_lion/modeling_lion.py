@@ -115,6 +115,7 @@ class LionPreTrainedModel(SelfContainedModelMixin, PreTrainedModel):
     config_class = LionConfig
     base_model_prefix = "lion"
     main_input_name = "pixel_values"
+    input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_attention_backend = True
@@ -143,7 +144,9 @@ class LionPreTrainedModel(SelfContainedModelMixin, PreTrainedModel):
         elif isinstance(module, LionLearnedTokens):
             nn.init.normal_(module.weight, std=0.02)
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs):
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
         """
         As in transformers, but not re-entrant unless asked for: the aggregator reads a frozen tower, and re-entrant
         checkpoints give no gradient to layers whose inputs need none.
@@ -229,13 +232,13 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         self.language_model.set_output_embeddings(new_embeddings)
 
-    def get_encoder(self, *args, **kwargs) -> nn.Module:
+    def get_encoder(self, *args: Any, **kwargs: Any) -> nn.Module:
         return self.language_model.get_encoder(*args, **kwargs)
 
-    def get_decoder(self, *args, **kwargs) -> nn.Module:
+    def get_decoder(self, *args: Any, **kwargs: Any) -> nn.Module:
         return self.language_model.get_decoder(*args, **kwargs)
 
-    def resize_token_embeddings(self, *args, **kwargs) -> nn.Embedding:
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
         embeddings = self.language_model.resize_token_embeddings(*args, **kwargs)
         self.config.text_config.vocab_size = self.language_model.config.vocab_size
         return embeddings
@@ -293,16 +296,19 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
         The visual tokens in front of the text, `(batch_size, num_image_tokens, d_model)`: 32 from the Q-Former, which
         reads the picture in the light of the instruction, then all of the aggregator's.
         """
+        for branch, name in (("qformer", "image_embeds"), ("aggregator", "aggregator_embeds")):
+            if branch in self.active_branches and image_features.get(name) is None:
+                raise ValueError(f"`image_features` lacks `{name}`, which the visual branch {branch!r} needs.")
         tokens = []
         if "qformer" in self.active_branches:
             if qformer_input_ids is None:
                 raise ValueError("`qformer_input_ids` is needed: the Q-Former reads the instruction.")
-            image_embeds = image_features.image_embeds
+            image_embeds = image_features["image_embeds"]
             batch_size = qformer_input_ids.shape[0]
             queries = self.query_tokens().expand(batch_size, -1, -1).to(image_embeds.device)
             if qformer_attention_mask is None:
-                qformer_attention_mask = torch.ones_like(qformer_input_ids)
-            query_mask = qformer_attention_mask.new_ones(queries.shape[:2])
+                qformer_attention_mask = torch.ones_like(qformer_input_ids)  # type: ignore[assignment]
+            query_mask = qformer_input_ids.new_ones(queries.shape[:2])
             outputs = self.qformer(
                 input_ids=qformer_input_ids,
                 attention_mask=torch.cat([query_mask, qformer_attention_mask], dim=1),
@@ -312,7 +318,7 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
             )
             tokens.append(self.language_projection(outputs.last_hidden_state[:, : queries.shape[1]]))
         if "aggregator" in self.active_branches:
-            tokens.append(image_features.aggregator_embeds)
+            tokens.append(image_features["aggregator_embeds"])
         return torch.cat([t.to(tokens[0].device, tokens[0].dtype) for t in tokens], dim=1)
 
     def prepare_encoder_inputs(
@@ -387,7 +393,7 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
         interpolate_pos_encoding: bool = False,
         num_items_in_batch: int | torch.Tensor | None = None,
         return_dict: bool | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> Seq2SeqLMOutput | tuple:
         r"""
         Args:
@@ -469,7 +475,7 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
         image_features: LionImageFeatures | None = None,
         interpolate_pos_encoding: bool = False,
         generation_config: GenerationConfig | None = None,
-        **generate_kwargs,
+        **generate_kwargs: Any,
     ) -> torch.LongTensor | ModelOutput:
         """
         Answer every row of the batch. The inputs are those of [`~LionForConditionalGeneration.forward`]; everything

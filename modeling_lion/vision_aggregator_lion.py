@@ -4,6 +4,7 @@ tower's last features by looking at its earlier ones.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -30,7 +31,7 @@ def eager_attention_forward(
     attention_mask: torch.Tensor | None,
     scaling: float,
     dropout: float = 0.0,
-    **kwargs,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     weights = nn.functional.softmax(torch.matmul(query, key.transpose(-1, -2)) * scaling, dim=-1)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
@@ -105,7 +106,8 @@ class LionVisionAggregator(nn.Module):
 
     def __init__(self, config: LionVisionAggregatorConfig, hidden_size: int):
         super().__init__()
-        self.layers = nn.ModuleList(LionVisionAggregatorLayer(config, hidden_size) for _ in config.context_layers)
+        depth = len(config.context_layers or ())
+        self.layers = nn.ModuleList(LionVisionAggregatorLayer(config, hidden_size) for _ in range(depth))
 
     def forward(self, query_states: torch.Tensor, context_states: Sequence[torch.Tensor]) -> torch.Tensor:
         """

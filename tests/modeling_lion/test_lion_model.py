@@ -158,6 +158,10 @@ class TestImageFeatures:
         features = lion.encode_images(inputs["pixel_values"])
         assert features.image_embeds is None
         assert torch.equal(lion.get_visual_embeds(features), both[:, 32:])
+        lion.set_active_branches(["qformer", "aggregator"])
+        with pytest.raises(ValueError, match="image_features.*image_embeds"):
+            lion.get_visual_embeds(features, inputs["qformer_input_ids"])
+        lion.set_active_branches(["aggregator"])
         no_question = {k: v for k, v in inputs.items() if "qformer" not in k}
         assert lion(**no_question, labels=labels).loss.isfinite()
         with pytest.raises(ValueError, match="branches"):
