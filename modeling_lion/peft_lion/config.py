@@ -36,8 +36,8 @@ class LionAdapterConfig(PeftConfig):
         bottleneck_size (`int`, *optional*, defaults to 64): Width of each adapter's hidden layer.
         trained_modules (`list[str]`, *optional*, defaults to `[]`):
             Modules outside of the LLM that this stage trains, by their names in LION, for example `"qformer"`,
-            `"query_tokens"`, `"vision_model.post_layernorm"`, `"soft_prompt"`, `"vision_aggregator"`. The adapter trains
-            and saves a copy of its own. Where several active adapters bring the same module, the last of them wins.
+            `"query_tokens"`, `"vision_model.post_layernorm"`, `"soft_prompt"`, `"vision_aggregator"`. The adapter
+            trains and saves a copy of its own. Where several active adapters bring the same module, the last wins.
         visual_branches (`list[str]`, *optional*):
             The branches that the LLM sees while this adapter is active. Defaults to those that belong to `adapters`,
             and to all branches of the base for `["shared"]`.

@@ -62,7 +62,7 @@ def fold_adapters(
     names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
     configs = _known(lion, "adapter_names", names)
     adapters = [adapter for config in configs for adapter in config.adapters]
-    if not names or (len(names) > 1 and sorted(adapters, reverse=True) != list(TASKS)):
+    if not names or (len(names) > 1 and (len(adapters) != len(TASKS) or set(adapters) != set(TASKS))):
         raise ValueError(
             f"`adapter_names` must be one adapter, or an image-level and a region-level one, got {names} with "
             f"{[config.adapters for config in configs]}."

@@ -58,7 +58,7 @@ class LionTunerLayer(nn.Module, BaseTunerLayer):
         if adapter_name in self.additions:
             del self.additions[adapter_name]
         if adapter_name in self.active_adapters:
-            # PEFT would choose the next one among this layer's own, but not every layer has something from every adapter.
+            # PEFT would choose the next among this layer's own, but not every layer has something from every adapter.
             active = [name for name in self.active_adapters if name != adapter_name]
             others = sorted(name for name in self.lion.peft_config if name != adapter_name)
             self.set_adapter(active or others[:1])
