@@ -123,7 +123,13 @@ def pretrain_backbones(
 
     run("tower", TowerTeacher(lion), lion.vision_model, lambda: patches("tower"))
     run("language", SymbolTeacher(lion, vocabulary), lion, lambda: batches("language", 16, 4, False))
-    run("connectors", ConnectorTeacher(lion, vocabulary), lion, lambda: batches("connectors", 64, 1, True), only_connectors)
+    run(
+        "connectors",
+        ConnectorTeacher(lion, vocabulary),
+        lion,
+        lambda: batches("connectors", 64, 1, True),
+        only_connectors,
+    )
     run("answers", AnswerTeacher(lion), lion, lambda: batches("answers", 12, 8, True), all_but_the_tower)
 
     config = RamConfig.from_preset(

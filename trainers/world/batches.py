@@ -112,9 +112,7 @@ class InstructionBatches(WorldBatches):
         rng = np.random.default_rng([self.first_scene, index])
         layout = tuple(LAYOUTS)[index % len(LAYOUTS)]
         with_tags = rng.random() < _TAG_SENTENCES[layout]
-        tasks = [
-            task for level in LAYOUTS[layout] for task in LEVELS[level] for _ in range(TASK_WEIGHTS[task])
-        ]
+        tasks = [task for level in LAYOUTS[layout] for task in LEVELS[level] for _ in range(TASK_WEIGHTS[task])]
         scenes = [sample_scene(seed) for seed in seeds]
         samples = [sample for scene in scenes for sample in ask(scene, tasks, self.questions)]
         tags = None

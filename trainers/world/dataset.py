@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import datasets
 import numpy as np
 
-from trainers.world.language import TASKS, Sample, scene_tags
+from trainers.world.language import TAGS, TASKS, Sample, scene_tags
 from trainers.world.scene import SPLITS, Scene, render, sample_scene
 
 
@@ -21,12 +22,12 @@ FEATURES = datasets.Features(
         "prompt": datasets.Value("string"),
         "completion": datasets.Value("string"),
         "tags": datasets.List(datasets.Value("string")),
-        "box": datasets.List(datasets.Value("float32")),
+        "box": datasets.List(datasets.Value("float64")),
         "objects": datasets.List(
             {
                 "glyph": datasets.Value("string"),
                 "color": datasets.Value("string"),
-                "box": datasets.List(datasets.Value("float32")),
+                "box": datasets.List(datasets.Value("float64")),
             }
         ),
         "seed": datasets.Value("int64"),
@@ -73,8 +74,6 @@ def noisy_tags(scene: Scene, missing: float = 0.0, wrong: float = 0.0) -> list[s
         missing: Probability that a true tag is left out.
         wrong: Probability that one false tag is added.
     """
-    from trainers.world.language import TAGS
-
     rng = np.random.default_rng([scene.seed, 3])
     true = scene_tags(scene)
     tags = [tag for tag in true if rng.random() >= missing]
@@ -93,7 +92,7 @@ def generate_rows(
     """Yield the rows of the scenes of `seeds`; arguments as in [`build_world`]."""
     for seed in seeds:
         scene = sample_scene(int(seed))
-        picture = render(scene)
+        picture = {"bytes": _png(scene), "path": None}  # once for all of its rows
         tags = noisy_tags(scene, missing_tags, wrong_tags)
         objects = [
             {"glyph": item.glyph, "color": item.color, "box": list(item.normalized_box)} for item in scene.objects
@@ -111,6 +110,12 @@ def generate_rows(
                 "objects": objects,
                 "seed": scene.seed,
             }
+
+
+def _png(scene: Scene) -> bytes:
+    written = io.BytesIO()
+    render(scene).save(written, format="PNG", compress_level=1)
+    return written.getvalue()
 
 
 def build_world(

@@ -162,13 +162,17 @@ def _direction(scene: Scene, rng: np.random.Generator) -> Sample | None:
     words = []
     for axis, pair in enumerate((("left", "right"), ("above", "below"))):
         distance = first.center[axis] - second.center[axis]
-        if abs(distance) >= _RELATION_MARGIN:
-            words.append(pair[distance > 0])
-    if not words:
+        words.append(pair[distance > 0] if abs(distance) >= _RELATION_MARGIN else None)
+    clear = [axis for axis in range(2) if words[axis]]
+    if not clear:
         return None
     names = _pick(rng, _referring_names(scene, first)), _pick(rng, _referring_names(scene, second))
+    if rng.random() < 0.6:
+        axis = _pick(rng, clear)
+        choice = ("to the left or to the right of", "above or below")[axis]
+        return _vqa("direction", f"Is the {names[0]} {choice} the {names[1]}?", words[axis], rng, "choice")
     question = f"Where is the {names[0]} relative to the {names[1]}?"
-    return _vqa("direction", question, " and ".join(words), rng)
+    return _vqa("direction", question, " and ".join(filter(None, words)), rng, "open")
 
 
 def _relation(scene: Scene, rng: np.random.Generator) -> Sample | None:

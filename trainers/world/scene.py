@@ -7,7 +7,7 @@ box is the exact extent of the pixels that were drawn.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -128,7 +128,7 @@ def glyph_mask(glyph: str, longer_side: int) -> Image.Image:
     return _glyph_mask(glyph, longer_side)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _glyph_mask(glyph: str, longer_side: int) -> Image.Image:
     drawn = _large_glyph(glyph)
     scale = longer_side / max(drawn.size)
@@ -139,7 +139,7 @@ def _glyph_mask(glyph: str, longer_side: int) -> Image.Image:
     return Image.fromarray(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
 
 
-@lru_cache(maxsize=None)
+@cache
 def _large_glyph(glyph: str) -> Image.Image:
     import matplotlib
 

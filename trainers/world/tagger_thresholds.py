@@ -38,7 +38,7 @@ def calibrate_thresholds(tagger: RamForImageTagging, num_scenes: int = 3000, bat
 
 
 def best_thresholds(probabilities: torch.Tensor, truth: torch.Tensor) -> list[float]:
-    """Per column of `(N, num_tags)` probabilities and booleans, the threshold with the best F1; of equals the middle."""
+    """For each column of `(N, num_tags)`, the threshold with the best F1; of several the middle one."""
     chosen = probabilities[None] > _CANDIDATES[:, None, None]
     correct = (chosen & truth).sum(1)
     scores = 2 * correct / (chosen.sum(1) + truth.sum(0)).clamp(min=1)

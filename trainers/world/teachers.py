@@ -92,7 +92,9 @@ class ConnectorTeacher(nn.Module):
         self.lion.set_active_branches(("qformer", "aggregator"))
         features = self.lion.encode_images(pixel_values).select(scene_index)
         visual = self.lion.get_visual_embeds(features, batch["qformer_input_ids"], batch["qformer_attention_mask"])
-        slots, patches = visual.float().split([len(self.vocabulary.slot), visual.shape[1] - len(self.vocabulary.slot)], 1)
+        slots, patches = visual.float().split(
+            [len(self.vocabulary.slot), visual.shape[1] - len(self.vocabulary.slot)], 1
+        )
         loss = self._loss("slot", slots, self.vocabulary.slot, self.vocabulary.slots, batch, scene_index)
         return {"loss": loss + self._loss("patch", patches, 0, self.vocabulary.patches, batch, scene_index)}
 
@@ -132,7 +134,12 @@ class TaggerTeacher(nn.Module):
         self.glyph, self.color = nn.Linear(width, _NUM_GLYPHS), nn.Linear(width, _NUM_COLORS)
 
     def forward(
-        self, pixel_values: torch.Tensor, tags: torch.Tensor, glyph: torch.Tensor, color: torch.Tensor, **_: torch.Tensor
+        self,
+        pixel_values: torch.Tensor,
+        tags: torch.Tensor,
+        glyph: torch.Tensor,
+        color: torch.Tensor,
+        **_: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
         """Pictures `(B, 3, H, W)`, tags `(B, num_tags)` and targets `(B, N)` for the N tokens of the tower."""
         kept = []

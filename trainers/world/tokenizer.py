@@ -26,23 +26,25 @@ COORDINATES = tuple(coordinate(pixels) for pixels in range(IMAGE_SIZE + 1))
 """Every coordinate of the world as text, ascending."""
 
 # Words of instructions, beside the names of objects and colours and the words of the processor's templates. A word that
-# is missing here is read by its characters.
+# is missing here is read by its characters. The order sets the tokens' numbers, to which a trained model is bound.
 WORDS = """
-    a according above all allowed also an and any anything answer answers appear appears are area as ask at be below
-    beneath beside between bottom bounding box boxes briefly but by caption choice choices choose color colors colour
-    colours concise context contains content coordinate coordinates corner correct could count define depict
-    depicted describe described describes describing description detail detailed details determine did directly do does drawn
-    each english exactly exist exists expression false find find following for form from generate give given gives
-    greater has have help here highlighted history horizontal how i identify if illustrate image images in indicate information inside
-    instruction into is it item items its just keep kind kinds know larger left less let lies list located location locate
-    locations long look looks lower many may me mentioned more name named names near next no none not number numbers object objects of on one
-    only option options or other out over paragraph part partially photo phrase picture pictured pinpoint place placed
-    please point position positions possible possibly present provide provided question read refer referred referring refers
-    region relation relative reply respond response right scene see seen select sentence shape shapes short shortly should show shown shows
-    side single small smaller some something space spatial specified specify stand standing statement statements
-    summarize tag tags tell than that the their them there these they thing things this those to together top true two
-    under understand up upper use used using vertical view visible want was we what whats when where which who with within word
-    words would write written yes you your zero one two three four five six seven eight nine ten
+    a according above all allowed also an and any anything answer answers appear appears are area as ask at be
+    below beneath beside between bottom bounding box boxes briefly but by caption choice choices choose color
+    colors colour colours concise context contains content coordinate coordinates corner correct could count
+    define depict depicted describe described describes describing description detail detailed details determine
+    did directly do does drawn each english exactly exist exists expression false find following for form from
+    generate give given gives greater has have help here highlighted history horizontal how i identify if
+    illustrate image images in indicate information inside instruction into is it item items its just keep kind
+    kinds know larger left less let lies list located location locate locations long look looks lower many may
+    me mentioned more name named names near next no none not number numbers object objects of on one only option
+    options or other out over paragraph part partially photo phrase picture pictured pinpoint place placed
+    please point position positions possible possibly present provide provided question read refer referred
+    referring refers region relation relative reply respond response right scene see seen select sentence shape
+    shapes short shortly should show shown shows side single small smaller some something space spatial
+    specified specify stand standing statement statements summarize tag tags tell than that the their them there
+    these they thing things this those to together top true two under understand up upper use used using
+    vertical view visible want was we what whats when where which who with within word words would write written
+    yes you your zero three four five six seven eight nine ten
     """.split()
 _MARK = "▁"
 
@@ -92,6 +94,7 @@ def write_t5_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
     for piece in characters:
         # Cheaper as a part of a word than any two pieces together, dearer than every whole word.
         model.pieces.add(piece=piece, score=-10.0)
+    model.trainer_spec.model_type = protocol.TrainerSpec.UNIGRAM
     model.trainer_spec.vocab_size = len(model.pieces)
     (directory / "spiece.model").write_bytes(model.SerializeToString())
     SentencePieceProcessor(model_file=str(directory / "spiece.model"))
