@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -70,7 +70,7 @@ def eager_attention_forward(
     attention_mask: torch.Tensor | None,
     scaling: float,
     dropout: float = 0.0,
-    **kwargs,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention by explicit matrix products, with the interface of transformers' attention functions; no mask."""
     weights = torch.matmul(query, key.transpose(2, 3)) * scaling
@@ -278,15 +278,11 @@ class RamForImageTagging(SelfContainedModelMixin, PreTrainedModel):
         tags = getattr(self.config, fields[language])
         if tags is None:
             raise ValueError(f"this tagger has no tag names for language {language!r}: set config.{fields[language]}")
-        if thresholds is None:
-            thresholds = self.config.thresholds
-        thresholds = torch.as_tensor(thresholds, dtype=torch.float32)
-        if thresholds.ndim and thresholds.shape != (len(tags),):
-            raise ValueError(
-                f"thresholds must be one number or {len(tags)} of them, got shape {tuple(thresholds.shape)}"
-            )
+        limits = torch.as_tensor(self.config.thresholds if thresholds is None else thresholds, dtype=torch.float32)
+        if limits.ndim and limits.shape != (len(tags),):
+            raise ValueError(f"thresholds must be one number or {len(tags)} of them, got shape {tuple(limits.shape)}")
         probabilities = self(pixel_values).logits.float().sigmoid()
-        chosen = (probabilities > thresholds.to(probabilities.device)).cpu()
+        chosen = (probabilities > limits.to(probabilities.device)).cpu()
         return [[tags[index] for index in row.nonzero().flatten().tolist()] for row in chosen]
 
 

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import PIL.Image
 import PIL.ImageColor
@@ -199,7 +200,9 @@ def _clip_box(box: Sequence[float], size: tuple[int, int]) -> tuple[float, float
     return min(max(x1, 0), right), min(max(y1, 0), bottom), min(max(x2, 0), right), min(max(y2, 0), bottom)
 
 
-def _draw_label(draw, size, box, label, ground, font, placed) -> tuple[int, int, int, int]:
+def _draw_label(
+    draw: Any, size: tuple[int, int], box: Sequence[float], label: str, ground: str, font: Any, placed: list
+) -> tuple[int, int, int, int]:
     """Draws one label where it fits best and returns the rectangle that it takes."""
     padding = 2
     left, top, right, bottom = draw.textbbox((0, 0), label, font=font)

@@ -277,8 +277,10 @@ class LionImageProcessor(BaseImageProcessor):
         do_rescale = self.do_rescale if do_rescale is None else do_rescale
         rescale_factor = self.rescale_factor if rescale_factor is None else rescale_factor
         do_normalize = self.do_normalize if do_normalize is None else do_normalize
-        mean = np.float32(self.image_mean if image_mean is None else _check_statistics("image_mean", image_mean))
-        std = np.float32(self.image_std if image_std is None else _check_statistics("image_std", image_std))
+        mean = np.asarray(
+            self.image_mean if image_mean is None else _check_statistics("image_mean", image_mean), "float32"
+        )
+        std = np.asarray(self.image_std if image_std is None else _check_statistics("image_std", image_std), "float32")
 
         pixel_values = []
         for image in load_images(images, input_data_format=input_data_format):

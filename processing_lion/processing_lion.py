@@ -45,7 +45,7 @@ def add_qformer_bos_token(tokenizer: Any) -> Any:
     return tokenizer
 
 
-class LionProcessorKwargs(ProcessingKwargs, total=False):
+class LionProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
     _defaults = {
         "text_kwargs": {"padding": True, "truncation": True},
         "common_kwargs": {"return_tensors": "pt"},

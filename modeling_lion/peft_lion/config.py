@@ -101,7 +101,7 @@ class LionAdapterConfig(PeftConfig):
             raise ValueError(f"`trained_modules` and `modules_to_save` both hold {both}; one of them is enough.")
 
     def _check_visual_branches(self) -> None:
-        branches = list(self.visual_branches)
+        branches = list(self.visual_branches or ())
         if not branches or branches != [branch for branch in VISUAL_BRANCHES if branch in branches]:
             raise ValueError(
                 f"`visual_branches` must hold one or both of {list(VISUAL_BRANCHES)}, in that order, got {branches}."

@@ -74,7 +74,7 @@ def fold_adapters(
     config = copy.deepcopy(lion.config)
     config.adapter_config.adapters = adapters if len(names) == 1 else list(TASKS)
     config.adapter_config.bottleneck_size = sizes.pop()
-    seen = {branch for adapter_config in configs for branch in adapter_config.visual_branches}
+    seen = {branch for adapter_config in configs for branch in adapter_config.visual_branches or ()}
     config.visual_branches = [branch for branch in VISUAL_BRANCHES if branch in seen]
     config.adapter_config.fit_to_branches(config.visual_branches)
 
@@ -227,7 +227,7 @@ def combine_adapters(peft_model: PeftModel, image_level: str, region_level: str,
             f"Only adapters of one `bottleneck_size` can be combined, got {first.bottleneck_size} and "
             f"{second.bottleneck_size}."
         )
-    seen = {*first.visual_branches, *second.visual_branches}
+    seen = {*(first.visual_branches or ()), *(second.visual_branches or ())}
     config = LionAdapterConfig(
         adapters=list(TASKS),
         bottleneck_size=first.bottleneck_size,

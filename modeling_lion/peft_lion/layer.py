@@ -100,7 +100,7 @@ class LionAdapterLayer(LionTunerLayer):
     def update_layer(self, adapter_name: str, config: LionAdapterConfig) -> None:
         """Add the (zero) adapters of `config` under the name `adapter_name`."""
         self.adapters[adapter_name] = config.adapters
-        self.visual_branches[adapter_name] = config.visual_branches
+        self.visual_branches[adapter_name] = list(config.visual_branches or ())
         self.lion_adapter_mixtures[adapter_name] = MixtureOfAdapters(
             self.lion.config.text_config.d_model, config.bottleneck_size, len(config.adapters)
         )
@@ -188,7 +188,7 @@ class LionTrainedModuleLayer(LionTunerLayer):
     def bias(self) -> torch.Tensor:
         return self.wrapped_module().bias
 
-    def forward(self, *args, **kwargs) -> Any:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         module = self.wrapped_module()
         dtype = next(module.parameters()).dtype
         if dtype == self.adapter_dtype:
