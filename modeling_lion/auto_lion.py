@@ -138,6 +138,8 @@ def auto_model_for_vision2seq() -> type:
 
     AutoModelForVision2Seq.__module__ = "transformers"
     AutoModelForVision2Seq.__qualname__ = "AutoModelForVision2Seq"
+    # Where a class from a repo looks whether there is such an Auto class.
+    importlib.import_module("transformers.models.auto").AutoModelForVision2Seq = AutoModelForVision2Seq
     return AutoModelForVision2Seq
 
 
