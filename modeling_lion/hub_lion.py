@@ -18,7 +18,12 @@ PROCESSOR_CODE = (
     "processing_lion/prompts_lion.py",
     "processing_lion/tasks_lion.py",
 )
-TAGGER_CODE = (*IMAGE_PROCESSOR_CODE, "configuration_lion/configuration_ram.py", "modeling_lion/modeling_ram.py")
+TAGGER_CODE = (
+    *IMAGE_PROCESSOR_CODE,
+    "configuration_lion/configuration_ram.py",
+    "modeling_lion/attention_lion.py",
+    "modeling_lion/modeling_ram.py",
+)
 LION_CODE = tuple(
     sorted(
         {

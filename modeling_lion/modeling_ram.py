@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel, SwinModel
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput
 
 from configuration_lion.configuration_ram import RamConfig
+from modeling_lion.attention_lion import attend
 from modeling_lion.hub_lion import RAM_AUTO_MAP, TAGGER_CODE, SelfContainedModelMixin
 
 
@@ -62,23 +62,6 @@ def asymmetric_loss(
     return -(weight * log_likelihood).sum()
 
 
-def eager_attention_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention by explicit matrix products, with the interface of transformers' attention functions; no mask."""
-    weights = torch.matmul(query, key.transpose(2, 3)) * scaling
-    weights = nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
-    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
-    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
-
-
 class RamCrossAttention(nn.Module):
     """Multi-head attention of the tag queries to the image tokens."""
 
@@ -88,7 +71,6 @@ class RamCrossAttention(nn.Module):
         super().__init__()
         self.config = config
         self.head_dim = config.hidden_size // config.num_attention_heads
-        self.scaling = self.head_dim**-0.5
         self.query = nn.Linear(config.hidden_size, config.hidden_size)
         self.key = nn.Linear(config.projection_dim, config.hidden_size)
         self.value = nn.Linear(config.projection_dim, config.hidden_size)
@@ -100,20 +82,8 @@ class RamCrossAttention(nn.Module):
             projection.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
             for projection in (self.query(hidden_states), self.key(image_embeds), self.value(image_embeds))
         )
-        attend = eager_attention_forward
-        if self.config._attn_implementation != "eager":
-            attend = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation]
-        dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
-        context, _ = attend(
-            self,
-            query.expand(key.shape[0], -1, -1, -1),
-            key,
-            value,
-            attention_mask=None,
-            scaling=self.scaling,
-            dropout=dropout,
-        )
-        return self.output(context.flatten(2))
+        query = query.expand(key.shape[0], -1, -1, -1)
+        return self.output(attend(self, query, key, value, self.config.attention_probs_dropout_prob))
 
 
 class RamTaggingLayer(GradientCheckpointingLayer):

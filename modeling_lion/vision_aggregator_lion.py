@@ -3,16 +3,15 @@ The vision aggregator (paper section 3.2; official `fusion_adapter`): two BERT-s
 tower's last features by looking at its earlier ones.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from configuration_lion.configuration_lion import LionVisionAggregatorConfig
+from modeling_lion.attention_lion import attend
 
 
 class LionZeroInitLinear(nn.Linear):
@@ -21,21 +20,6 @@ class LionZeroInitLinear(nn.Linear):
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.weight)
         nn.init.zeros_(self.bias)
-
-
-def eager_attention_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    weights = nn.functional.softmax(torch.matmul(query, key.transpose(-1, -2)) * scaling, dim=-1)
-    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
-    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
 class LionVisionAggregatorAttention(nn.Module):
@@ -60,19 +44,8 @@ class LionVisionAggregatorAttention(nn.Module):
             states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
             for states in (self.query(hidden_states), self.key(context), self.value(context))
         )
-        attend: Callable = eager_attention_forward
-        if self.config._attn_implementation not in (None, "eager"):
-            attend = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation]
-        attended, _ = attend(
-            self,
-            query,
-            key,
-            value,
-            attention_mask=None,
-            scaling=self.head_dim**-0.5,
-            dropout=self.config.dropout if self.training else 0.0,
-        )
-        attended = self.dropout(self.dense(attended.flatten(-2)))
+        attended = attend(self, query, key, value, self.config.dropout)
+        attended = self.dropout(self.dense(attended))
         return self.layer_norm(attended + hidden_states)
 
 
