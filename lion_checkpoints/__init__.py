@@ -15,8 +15,7 @@ def path(name: str = "nano") -> Path:
     if name in available():
         return root / name
     raise ValueError(
-        f"no checkpoint {name!r} ships with this installation; there {'are' if available() else 'is'} "
-        f"{', '.join(available()) or 'none'}"
+        f"`name` must be a checkpoint that ships with this installation: {', '.join(available()) or '(none)'}; got {name!r}"
     )
 
 
