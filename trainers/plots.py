@@ -80,7 +80,9 @@ def plot_routers(weights: Mapping[str, torch.Tensor], path: str | os.PathLike) -
     values = torch.stack(list(weights.values()))  # (layers, adapters, tasks)
     figure, panels = _figure(max(6.4, 0.22 * len(weights)), 3.6, rows=len(TASKS))
     for task, axes in enumerate(panels):
-        picture = axes.imshow(values[:, :, task].T, aspect="auto", cmap="viridis", vmin=0, vmax=float(values.max()))
+        picture = axes.imshow(
+            values[:, :, task].T.numpy(), aspect="auto", cmap="viridis", vmin=0, vmax=float(values.max())
+        )
         axes.set_yticks(range(len(TASKS)), [f"{name} adapter" for name in TASKS])
         axes.set_title(f"{TASKS[task]} rows", fontsize=9)
         axes.set_xticks([])

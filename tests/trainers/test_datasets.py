@@ -62,7 +62,7 @@ def broken_rows() -> datasets.Dataset:
                 {"bytes": None, "path": "nowhere.png"},
                 *[{"bytes": b"?", "path": None}] * 4,
             ],
-            "prompt": ["what?", "what?", "what?", "", "where is it?", "what?"],
+            "prompt": ["what?", "what?", "what?", "", "where is the cat?", "what?"],
             "completion": ["a cat", "a cat", " ", "a cat", "[0.1,0.2,1.5,0.4]", "a cat"],
         },
         features=datasets.Features(
@@ -101,7 +101,9 @@ def test_weights_mix_map_style_sources(folder):
     assert len(build_dataset([source("parquet", folder), source("jsonl", folder)])) == 12
 
 
-def test_streams_are_mixed_shuffled_and_endless(folder):
+def test_streams_are_mixed_shuffled_and_endless(folder, monkeypatch):
+    # `datasets` rests for seconds at the end of every pass over a Parquet file.
+    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0, raising=False)
     sources = [source("parquet", folder, streaming=True, weight=3.0), source("jsonl", folder, weight=1.0)]
     keys = [(row["source"], row["index"], row["position"]) for row in build_dataset(sources, seed=0).take(24)]
     assert keys == [(row["source"], row["index"], row["position"]) for row in build_dataset(sources, seed=0).take(24)]

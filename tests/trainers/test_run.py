@@ -1,5 +1,6 @@
 import argparse
 import copy
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -11,12 +12,14 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from command_line import train as train_command
+from configuration_lion import RamConfig
 from modeling_lion.modeling_lion import LionForConditionalGeneration
-from processing_lion import LionProcessor
+from modeling_lion.modeling_ram import RamForImageTagging
+from processing_lion import LionImageProcessor, LionProcessor
 from tests.trainers.conftest import make_rows
 from trainers.collator import LionDataCollator
 from trainers.recipe import Recipe
-from trainers.run import run_all, run_stage, stage_model, training_arguments
+from trainers.run import run_all, run_stage, stage_model, training_arguments, write_final
 from trainers.sft_trainer import LionSFTTrainer
 from trainers.stages import STAGES
 
@@ -211,6 +214,50 @@ def test_stage_0_makes_the_base_model_once(content, tmp_path):
     run_stage(recipe, "stage1", resume=True)
     assert len(module.CALLS) == 1
     assert (Path(recipe.output_dir) / "stage0" / "base" / "config.json").is_file()
+
+
+@pytest.fixture(scope="module")
+def tagger(tmp_path_factory) -> Path:
+    """A tagger that finds everything everywhere."""
+    sizes = {"image_size": 32, "embed_dim": 8, "depths": [2, 1], "num_heads": [1, 2], "window_size": 4}
+    config = RamConfig.from_preset(
+        "nano",
+        vision_config=sizes,
+        hidden_size=16,
+        intermediate_size=24,
+        projection_dim=12,
+        num_tags=2,
+        tags=["cat", "dog"],
+        tags_zh=["猫", "狗"],
+        thresholds=0.0,
+    )
+    directory = tmp_path_factory.mktemp("tagger")
+    RamForImageTagging(config).save_pretrained(directory)
+    LionImageProcessor.for_tagging(32).save_pretrained(directory)
+    return directory
+
+
+def test_the_tagger_gives_tags_once_and_ships(content, tagger, tmp_path, monkeypatch):
+    stages = copy.deepcopy(content["stages"])
+    del stages["stage2"]
+    stages["stage1"]["data"][0]["tags"] = "tagger"
+    training = {**content["training"], "max_steps": 1, "save_strategy": "no"}
+    recipe = recipe_in(content, tmp_path, stages=stages, training=training, tagger=str(tagger))
+    batches = []
+    collate = LionDataCollator._read
+    monkeypatch.setattr(LionDataCollator, "_read", lambda self, row: batches.append(row) or collate(self, row))
+    run_stage(recipe, "stage1")
+    assert {row["tags"] for row in batches if row["source"] == "captions"} == {"cat, dog"}
+
+    tagged = list((Path(recipe.output_dir) / "tags").glob("captions-*.jsonl"))
+    assert len(tagged) == 1
+    assert len(tagged[0].read_text().splitlines()) == 6
+    # What is written down is not asked for again.
+    monkeypatch.setattr(RamForImageTagging, "generate_tags", None)
+    final = write_final(recipe, "stage1")
+    run_stage(dataclasses.replace(recipe, stages={**recipe.stages, "stage3": recipe.stages["stage1"]}), "stage3")
+    assert RamForImageTagging.from_pretrained(final / "tagger").config.tags == ["cat", "dog"]
+    assert (final / "config.json").is_file()
 
 
 @pytest.mark.parametrize(
