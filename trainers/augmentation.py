@@ -31,7 +31,11 @@ def read_boxes(text: str) -> list[Box]:
 
 
 def _split(group: str) -> list[Box]:
-    return [tuple(float(number) for number in part.split(",")) for part in group.split(";")]
+    boxes = []
+    for part in group.split(";"):
+        x1, y1, x2, y2 = (float(number) for number in part.split(","))
+        boxes.append((x1, y1, x2, y2))
+    return boxes
 
 
 def find_box_problem(text: str) -> str | None:
@@ -98,13 +102,13 @@ class Augmentation:
 
             def into_crop(box: Box) -> Box:
                 x1, y1, x2, y2 = box
-                moved = (
-                    (x1 * width - left) / (right - left),
-                    (y1 * height - top) / (bottom - top),
-                    (x2 * width - left) / (right - left),
-                    (y2 * height - top) / (bottom - top),
+                # It lies inside; the limits only take up rounding.
+                return (
+                    max((x1 * width - left) / (right - left), 0.0),
+                    max((y1 * height - top) / (bottom - top), 0.0),
+                    min((x2 * width - left) / (right - left), 1.0),
+                    min((y2 * height - top) / (bottom - top), 1.0),
                 )
-                return tuple(min(max(value, 0.0), 1.0) for value in moved)
 
             texts = [move_boxes(text, into_crop) for text in texts]
         if flip:

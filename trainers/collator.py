@@ -99,13 +99,13 @@ class LionDataCollator:
         index = row.get("index")
         if index is None:
             index = zlib.crc32("\0".join([prompt, *completions]).encode())
-        problem = find_text_problem(prompt, completions, level)
         try:
+            problem = find_text_problem(prompt, completions, level)
+            if problem is not None:
+                raise ValueError(problem)
             image = open_image(read_image_source(row))
         except ValueError as error:
-            problem, image = problem or str(error), None
-        if problem is not None:
-            self.bad_rows.report(source, index, problem)
+            self.bad_rows.report(source, index, str(error))
             return _UNUSABLE
 
         task = infer_task(prompt) if level == "auto" else level

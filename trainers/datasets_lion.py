@@ -4,7 +4,7 @@ import importlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import datasets
 import pyarrow as pa
@@ -40,8 +40,8 @@ ROW_FEATURES = datasets.Features(
     }
 )
 
-AnyDataset = datasets.Dataset | datasets.IterableDataset
-TagPictures = Callable[[SourceRecipe, datasets.Dataset], Sequence[Any]]
+AnyDataset: TypeAlias = datasets.Dataset | datasets.IterableDataset
+TagPictures: TypeAlias = Callable[[SourceRecipe, datasets.Dataset], Sequence[Any]]
 
 
 def build_dataset(
@@ -91,7 +91,8 @@ def mix(loaded: Sequence[AnyDataset], weights: Sequence[float | None], seed: int
     One data set from several. With weights, rows are drawn by them until every source was used up once; without,
     map-style sources are concatenated, and streams, whose lengths nobody knows, take turns.
     """
-    if len({weight is None for weight in weights}) > 1:
+    given = [weight for weight in weights if weight is not None]
+    if len(given) not in (0, len(weights)):
         raise ValueError("`weight` must be given for all sources or for none.")
     if len(loaded) == 1:
         return loaded[0]
@@ -100,9 +101,9 @@ def mix(loaded: Sequence[AnyDataset], weights: Sequence[float | None], seed: int
         loaded = [
             d if isinstance(d, datasets.IterableDataset) else d.shuffle(seed=seed).to_iterable_dataset() for d in loaded
         ]
-    if weights[0] is None and not streaming:
+    if not given and not streaming:
         return datasets.concatenate_datasets(list(loaded))
-    probabilities = None if weights[0] is None else [weight / sum(weights) for weight in weights]
+    probabilities = [weight / sum(given) for weight in given] or None
     return datasets.interleave_datasets(
         list(loaded), probabilities=probabilities, seed=seed, stopping_strategy="all_exhausted"
     )
@@ -133,7 +134,7 @@ def _open(source: SourceRecipe) -> AnyDataset:
         if source.builder is not None:
             raw = load_function(source.builder)(**source.builder_kwargs)
         else:
-            raw = _load(source)
+            raw = _load(source, str(source.path))
     except Exception as error:
         raise ValueError(
             f"Source {source.name!r} cannot be loaded from {source.path or source.builder!r}: "
@@ -155,8 +156,8 @@ def _open(source: SourceRecipe) -> AnyDataset:
 _FILE_FORMATS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv"}
 
 
-def _load(source: SourceRecipe) -> AnyDataset:
-    path = Path(source.path).expanduser()
+def _load(source: SourceRecipe, name: str) -> AnyDataset:
+    path = Path(name).expanduser()
     if path.suffix in _FILE_FORMATS:
         return datasets.load_dataset(
             _FILE_FORMATS[path.suffix], data_files=str(path), split=source.split, streaming=source.streaming
@@ -165,7 +166,7 @@ def _load(source: SourceRecipe) -> AnyDataset:
         saved = datasets.load_from_disk(str(path))
         return saved.to_iterable_dataset() if source.streaming and isinstance(saved, datasets.Dataset) else saved
     return datasets.load_dataset(
-        str(path) if path.is_dir() else source.path,
+        str(path) if path.is_dir() else name,
         name=source.config,
         split=source.split,
         revision=source.revision,
@@ -239,7 +240,7 @@ class _RowReader:
             completions = read_completions(_as_box_text(row[self.columns["completion"]]))
         except ValueError as error:
             completions, problem = [], problem or f"has an unusable answer: {error}"
-        level = source.level
+        level: str = source.level
         if level == "column":
             level = row[self.columns["level"]] or "auto"
         elif level == "auto" and source.template is not None:

@@ -5,12 +5,16 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from configuration_lion import TASKS
+
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 logger = logging.getLogger(__name__)
@@ -93,7 +97,7 @@ def plot_routers(weights: Mapping[str, torch.Tensor], path: str | os.PathLike) -
     return _save(figure, path)
 
 
-def _figure(width: float, height: float, rows: int = 1):
+def _figure(width: float, height: float, rows: int = 1) -> tuple["Figure", Any]:
     # The object-oriented interface: no global state, no display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -103,7 +107,7 @@ def _figure(width: float, height: float, rows: int = 1):
     return figure, figure.subplots(rows)
 
 
-def _save(figure, path: str | os.PathLike) -> Path:
+def _save(figure: "Figure", path: str | os.PathLike) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)

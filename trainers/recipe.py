@@ -58,7 +58,7 @@ class SourceRecipe:
         augment (`bool`, *optional*): Whether to augment its pictures, whatever the training settings say.
     """
 
-    name: str | None = None
+    name: str = ""
     path: str | None = None
     builder: str | None = None
     builder_kwargs: dict[str, Any] = field(default_factory=dict)
@@ -92,8 +92,8 @@ class SourceRecipe:
             raise ValueError(f"`max_samples` must be at least 1, got {self.max_samples}")
         if self.shuffle_buffer < 1:
             raise ValueError(f"`shuffle_buffer` must be at least 1, got {self.shuffle_buffer}")
-        if self.name is None:
-            self.name = Path(self.path).stem if self.path is not None else self.builder.rpartition(":")[2]
+        if not self.name:
+            self.name = Path(self.path).stem if self.path is not None else str(self.builder).rpartition(":")[2]
         if self.tags is None:
             self.tags = "column" if "tags" in self.columns else "none"
 
@@ -307,7 +307,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return _build(hint, value, where)
     if origin is Literal:
         if value not in arguments:

@@ -72,7 +72,7 @@ def run_stage(recipe: Recipe, name: str, resume: bool = False) -> Path:
         ValueError: an earlier stage is missing, data cannot be used, or there is already a result and not `resume`.
     """
     if name == STAGE_ZERO:
-        return _base_model(recipe, resume)
+        return Path(_base_model(recipe, resume))
     stage = get_stage(name)
     directory = Path(recipe.output_dir) / stage.name
     if (directory / _RESULT).is_file() and resume:

@@ -156,7 +156,7 @@ class LionSFTTrainer(trl.SFTTrainer):
         inputs: dict[str, Any],
         return_outputs: bool = False,
         num_items_in_batch: int | torch.Tensor | None = None,
-    ):
+    ) -> Any:
         """The model's own loss: the mean over all answer tokens of the global batch."""
         for module in self._without_dropout:
             module.training = False  # the trainer's `model.train()` came first
@@ -185,7 +185,7 @@ class LionSFTTrainer(trl.SFTTrainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The configured optimiser over the groups of [`LionSFTTrainer.parameter_groups`]."""
-        if self.optimizer is None:
+        if getattr(self, "optimizer", None) is None:
             target = self.model if model is None else model
             optimizer_class, optimizer_kwargs = self.get_optimizer_cls_and_kwargs(self.args, target)
             if {"params", "model", "optimizer_dict"} & set(optimizer_kwargs):
@@ -196,7 +196,7 @@ class LionSFTTrainer(trl.SFTTrainer):
         return self.optimizer
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
-        """Trainable parameters, by whether they decay and by whether they are the aggregator's."""
+        """Trainable parameters, by whether they are the aggregator's and whether they decay."""
         decaying = set(self.get_decay_parameter_names(model))
         groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
         for name, parameter in model.named_parameters():
@@ -211,7 +211,7 @@ class LionSFTTrainer(trl.SFTTrainer):
                 "lr": self.args.learning_rate * scales[aggregator],
                 "weight_decay": self.args.weight_decay if decays else 0.0,
             }
-            for (aggregator, decays), parameters in groups.items()
+            for (aggregator, decays), parameters in sorted(groups.items(), key=lambda item: item[0])
         ]
 
     # --- Evaluation ---
@@ -222,7 +222,7 @@ class LionSFTTrainer(trl.SFTTrainer):
         inputs: dict[str, Any],
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
-    ):
+    ) -> tuple[torch.Tensor | None, Any, Any]:
         """Loss, generated ids (B, at most `generation_max_new_tokens` + 1) and labels, padded with -100."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():

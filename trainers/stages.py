@@ -4,9 +4,13 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
+
+
+if TYPE_CHECKING:
+    from modeling_lion.peft_lion import LionAdapterConfig
 
 
 logger = logging.getLogger(__name__)
@@ -42,7 +46,7 @@ class Stage:
     starts_from: tuple[str, ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
 
-    def peft_config(self, **kwargs: Any):
+    def peft_config(self, **kwargs: Any) -> "LionAdapterConfig":
         """
         The `LionAdapterConfig` that trains this stage on a base model without adapters.
 
