@@ -14,9 +14,8 @@ def path(name: str = "nano") -> Path:
     root = Path(str(files(__name__)))
     if name in available():
         return root / name
-    raise ValueError(
-        f"`name` must be a checkpoint that ships with this installation: {', '.join(available()) or '(none)'}; got {name!r}"
-    )
+    shipped = ", ".join(available()) or "none at all"
+    raise ValueError(f"`name` must be a checkpoint that ships with this installation: {shipped}; got {name!r}")
 
 
 def available() -> list[str]:

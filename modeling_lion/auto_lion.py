@@ -8,10 +8,12 @@ module it concerns is there.
 import functools
 import importlib
 import importlib.abc
-import importlib.machinery
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from types import ModuleType
+from typing import Any
 
 
 class _ImportWatcher(importlib.abc.MetaPathFinder):
@@ -34,18 +36,20 @@ class _ImportWatcher(importlib.abc.MetaPathFinder):
             if self not in sys.meta_path:
                 sys.meta_path.insert(0, self)
 
-    def find_spec(self, fullname, path=None, target=None):
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         if fullname.partition(".")[0] not in self.packages:
             return None
         finders = (finder for finder in sys.meta_path if finder is not self)
         specs = (finder.find_spec(fullname, path, target) for finder in finders if hasattr(finder, "find_spec"))
         spec = next((spec for spec in specs if spec is not None), None)
-        if spec is None or not isinstance(spec.loader, importlib.machinery.SourceFileLoader):
+        if spec is None or not isinstance(spec.loader, SourceFileLoader):
             return None
         spec.loader.exec_module = functools.partial(self._exec_module, spec.loader.exec_module)
         return spec
 
-    def _exec_module(self, exec_module: Callable, module) -> None:
+    def _exec_module(self, exec_module: Callable[[ModuleType], None], module: ModuleType) -> None:
         depth = getattr(self.state, "depth", 0)
         self.state.depth = depth + 1
         try:
@@ -69,7 +73,7 @@ def register() -> None:
     watcher.when_imported(auto + "modeling_auto", _register_models)
     watcher.when_imported(auto + "image_processing_auto", _register_image_processors)
     watcher.when_imported(auto + "processing_auto", _register_processors)
-    watcher.when_imported("peft", lambda: importlib.import_module("modeling_lion.peft_lion"))
+    watcher.when_imported("peft", _register_peft_method)
 
     _restore_auto_model_for_vision2seq()
     # This module replaces `sys.modules["transformers"]` by a fresh one (transformers 5.23).
@@ -122,13 +126,17 @@ def _register_processors() -> None:
     AutoProcessor.register(LionConfig, LionProcessor, exist_ok=True)
 
 
+def _register_peft_method() -> None:
+    importlib.import_module("modeling_lion.peft_lion")
+
+
 @functools.cache
 def auto_model_for_vision2seq() -> type:
     """
     `transformers.AutoModelForVision2Seq`. Where transformers has dropped it, a class that does the same: what
     `AutoModelForImageTextToText` loads, and remote code that gives only the old name.
     """
-    modeling_auto = importlib.import_module("transformers.models.auto.modeling_auto")
+    modeling_auto: Any = importlib.import_module("transformers.models.auto.modeling_auto")
     if hasattr(modeling_auto, "AutoModelForVision2Seq"):
         return modeling_auto.AutoModelForVision2Seq
 
@@ -139,7 +147,8 @@ def auto_model_for_vision2seq() -> type:
     AutoModelForVision2Seq.__module__ = "transformers"
     AutoModelForVision2Seq.__qualname__ = "AutoModelForVision2Seq"
     # Where a class from a repo looks whether there is such an Auto class.
-    importlib.import_module("transformers.models.auto").AutoModelForVision2Seq = AutoModelForVision2Seq
+    auto: Any = importlib.import_module("transformers.models.auto")
+    auto.AutoModelForVision2Seq = AutoModelForVision2Seq
     return AutoModelForVision2Seq
 
 
@@ -150,7 +159,9 @@ def _restore_auto_model_for_vision2seq() -> None:
     if int(transformers.__version__.split(".")[0]) < 5 or hasattr(type(transformers), "AutoModelForVision2Seq"):
         return
 
-    class TransformersWithVision2Seq(type(transformers)):
+    module_type: Any = type(transformers)
+
+    class TransformersWithVision2Seq(module_type):
         @property
         def AutoModelForVision2Seq(self) -> type:
             return auto_model_for_vision2seq()

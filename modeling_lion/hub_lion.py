@@ -5,7 +5,9 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+from transformers.modeling_utils import PreTrainedModel
 
 
 # What goes into a repo as remote code: these files and no others. They import torch, transformers, Pillow, NumPy and
@@ -93,15 +95,12 @@ def write_code(directory: str | os.PathLike, files: Sequence[str]) -> None:
         (Path(directory) / beside.name).write_text(code, encoding="utf-8")
 
 
-class SelfContainedModelMixin:
-    """
-    Makes `save_pretrained` of a model write the code, too, and lets a model know the state of the repo it came from.
-    Stands before `PreTrainedModel` in the bases.
-    """
+class SelfContainedModel(PreTrainedModel):
+    """A model whose `save_pretrained` writes the code, too, and which knows the state of the repo it came from."""
 
-    _auto_map: dict[str, str]
-    _custom_pipelines: dict[str, Any] | None = None
-    _code: Sequence[str]
+    _auto_map: ClassVar[dict[str, str]] = {}
+    _custom_pipelines: ClassVar[dict[str, Any]] = {}
+    _code: ClassVar[tuple[str, ...]] = ()
 
     hub_revision: str | None = None
 
@@ -138,7 +137,7 @@ class SelfContainedModelMixin:
 
         # Names without a repo: a model from the Hub knows where its code came from, but the copy has its own.
         self.config.auto_map = dict(self._auto_map)
-        if self._custom_pipelines is not None:
+        if self._custom_pipelines:
             self.config.custom_pipelines = copy.deepcopy(self._custom_pipelines)
         super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
         if is_main_process:

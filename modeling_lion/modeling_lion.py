@@ -9,7 +9,7 @@ model.
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -17,11 +17,10 @@ from torch.nn import functional as F
 from transformers import GenerationConfig, GenerationMixin, InstructBlipQFormerModel, InstructBlipVisionModel
 from transformers import __version__ as transformers_version
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
-from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from configuration_lion.configuration_lion import TASKS, LionConfig
-from modeling_lion.hub_lion import LION_AUTO_MAP, LION_CODE, LION_PIPELINES, SelfContainedModelMixin
+from modeling_lion.hub_lion import LION_AUTO_MAP, LION_CODE, LION_PIPELINES, SelfContainedModel
 from modeling_lion.language_model_lion import LionT5ForConditionalGeneration
 from modeling_lion.mixture_of_adapters_lion import TaskRouting, route
 from modeling_lion.vision_aggregator_lion import LionVisionAggregator, LionZeroInitLinear
@@ -111,7 +110,7 @@ class LionImageFeatures(ModelOutput):
         return LionImageFeatures(**{k: v[index.to(v.device)] for k, v in self.items()})
 
 
-class LionPreTrainedModel(SelfContainedModelMixin, PreTrainedModel):
+class LionPreTrainedModel(SelfContainedModel):
     config_class = LionConfig
     base_model_prefix = "lion"
     main_input_name = "pixel_values"
@@ -127,7 +126,9 @@ class LionPreTrainedModel(SelfContainedModelMixin, PreTrainedModel):
         "LionT5Block",
     ]
     _skip_keys_device_placement = "past_key_values"
-    _auto_map, _custom_pipelines, _code = LION_AUTO_MAP, LION_PIPELINES, LION_CODE
+    _auto_map: ClassVar[dict[str, str]] = LION_AUTO_MAP
+    _custom_pipelines: ClassVar[dict[str, Any]] = LION_PIPELINES
+    _code: ClassVar[tuple[str, ...]] = LION_CODE
     # Under float16 only: T5's residual stream and `wo` outgrow its range (transformers issue 20287).
     _keep_in_fp32_modules = ["wo"]
 

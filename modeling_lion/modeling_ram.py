@@ -8,14 +8,14 @@ from typing import ClassVar
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, SwinModel
+from transformers import SwinModel
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 
 from configuration_lion.configuration_ram import RamConfig
 from modeling_lion.attention_lion import attend
-from modeling_lion.hub_lion import RAM_AUTO_MAP, TAGGER_CODE, SelfContainedModelMixin
+from modeling_lion.hub_lion import RAM_AUTO_MAP, TAGGER_CODE, SelfContainedModel
 
 
 @dataclass
@@ -121,7 +121,7 @@ class RamTaggingHead(nn.Module):
         return queries
 
 
-class RamForImageTagging(SelfContainedModelMixin, PreTrainedModel):
+class RamForImageTagging(SelfContainedModel):
     """
     RAM: an image encoder (transformers' Swin) whose tokens are read by one learnt query per tag.
 

@@ -213,10 +213,10 @@ class LionImageToTextPipeline(Pipeline):
     def _forward(self, model_inputs: dict[str, Any], **generate_kwargs: Any) -> dict[str, Any]:
         samples = model_inputs["sample"]
         samples = samples if isinstance(samples, list) else [samples]
-        untagged = [sample for sample in samples if "tagger_pixel_values" in sample]
-        if untagged:
+        untagged, tagger = [sample for sample in samples if "tagger_pixel_values" in sample], self.tagger
+        if untagged and tagger is not None:
             pixel_values = torch.cat([sample["tagger_pixel_values"] for sample in untagged])
-            for sample, tags in zip(untagged, self.tagger.tag_pixel_values(pixel_values)):
+            for sample, tags in zip(untagged, tagger.tag_pixel_values(pixel_values)):
                 sample["tags"] = tags
         text_inputs = self.processor(
             text=[sample["prompt"] for sample in samples],

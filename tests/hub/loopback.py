@@ -85,10 +85,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.requests.append(f"{self.command} {path}")
         if path.startswith("api/models/"):
             return self.describe(path.removeprefix("api/models/").split("/"))
-        owner, name, resolve, revision, *file = path.split("/")
-        repo, file = f"{owner}/{name}", "/".join(file)
+        if path.count("/") < 4 or path.split("/")[2] != "resolve":
+            return self.missing("RepoNotFound")
+        owner, name, _, revision, file = path.split("/", 4)
+        repo = f"{owner}/{name}"
         index = self.hub.index(repo, revision)
-        if resolve != "resolve" or index is None:
+        if index is None:
             return self.missing("RepoNotFound" if repo not in self.hub.repos else "RevisionNotFound")
         commit = {"X_Repo_Commit": self.hub.sha(index)}
         if file not in self.hub.repos[repo][index]:
