@@ -46,7 +46,8 @@ class _ImportWatcher(importlib.abc.MetaPathFinder):
         spec = next((spec for spec in specs if spec is not None), None)
         if spec is None or not isinstance(spec.loader, SourceFileLoader):
             return None
-        spec.loader.exec_module = functools.partial(self._exec_module, spec.loader.exec_module)
+        loader: Any = spec.loader
+        loader.exec_module = functools.partial(self._exec_module, loader.exec_module)
         return spec
 
     def _exec_module(self, exec_module: Callable[[ModuleType], None], module: ModuleType) -> None:
