@@ -43,11 +43,10 @@ class _ImportWatcher(importlib.abc.MetaPathFinder):
             return None
         finders = (finder for finder in sys.meta_path if finder is not self)
         specs = (finder.find_spec(fullname, path, target) for finder in finders if hasattr(finder, "find_spec"))
-        spec = next((spec for spec in specs if spec is not None), None)
+        spec: Any = next((spec for spec in specs if spec is not None), None)
         if spec is None or not isinstance(spec.loader, SourceFileLoader):
             return None
-        loader: Any = spec.loader
-        loader.exec_module = functools.partial(self._exec_module, loader.exec_module)
+        setattr(spec.loader, "exec_module", functools.partial(self._exec_module, spec.loader.exec_module))  # noqa: B010
         return spec
 
     def _exec_module(self, exec_module: Callable[[ModuleType], None], module: ModuleType) -> None:

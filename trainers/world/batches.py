@@ -147,7 +147,11 @@ def encode_instructions(
 def pixel_values(scenes: Sequence[Scene], mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
     """Normalised pictures of scenes, `(B, 3, H, W)` float32. They have the model's size: nothing is resized."""
     pictures = np.stack([np.asarray(render(scene), dtype=np.float32) for scene in scenes]) / 255
-    return torch.from_numpy((pictures - np.float32(mean)) / np.float32(std)).permute(0, 3, 1, 2).contiguous()
+    return (
+        torch.from_numpy((pictures - np.asarray(mean, "float32")) / np.asarray(std, "float32"))
+        .permute(0, 3, 1, 2)
+        .contiguous()
+    )
 
 
 def stack_targets(targets: Sequence[ObjectTargets]) -> dict[str, torch.Tensor]:

@@ -119,7 +119,7 @@ def intersection_over_union(a: Sequence[float], b: Sequence[float]) -> float:
 def box_overlap(answer: str, sample: Sample) -> float:
     """Overlap of the first box in an answer with the true one; 0 without a box."""
     boxes = parse_boxes(answer)
-    return intersection_over_union(boxes[0], sample.box) if boxes else 0.0
+    return intersection_over_union(boxes[0], sample.box) if boxes and sample.box else 0.0
 
 
 def interval(

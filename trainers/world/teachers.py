@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -57,7 +60,9 @@ class SymbolTeacher(nn.Module):
         super().__init__()
         self.lion, self.vocabulary = lion, vocabulary
 
-    def forward(self, layout: str, scene_index: torch.Tensor, labels: torch.Tensor, **batch) -> dict[str, torch.Tensor]:
+    def forward(
+        self, layout: str, scene_index: torch.Tensor, labels: torch.Tensor, **batch: Any
+    ) -> dict[str, torch.Tensor]:
         """A batch of [`~trainers.world.batches.InstructionBatches`]."""
         tokens = []
         if layout != "aggregator":
@@ -98,7 +103,15 @@ class ConnectorTeacher(nn.Module):
         loss = self._loss("slot", slots, self.vocabulary.slot, self.vocabulary.slots, batch, scene_index)
         return {"loss": loss + self._loss("patch", patches, 0, self.vocabulary.patches, batch, scene_index)}
 
-    def _loss(self, kind, tokens, offset, target_tokens, batch, scene_index) -> torch.Tensor:
+    def _loss(
+        self,
+        kind: str,
+        tokens: torch.Tensor,
+        offset: Any,
+        target_tokens: Callable[..., torch.Tensor],
+        batch: dict[str, torch.Tensor],
+        scene_index: torch.Tensor,
+    ) -> torch.Tensor:
         glyph, color, box = (batch[f"{kind}_{name}"][scene_index] for name in ("glyph", "color", "box"))
         target = target_tokens(glyph, color, box)
         glyph_scores, color_scores = self.vocabulary.read((tokens - offset)[:, -glyph.shape[1] :])

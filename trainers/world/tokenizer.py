@@ -11,6 +11,7 @@ import json
 import re
 import string
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -77,9 +78,9 @@ def write_t5_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
     Args:
         directory: Where `spiece.model`, `tokenizer.json` and `tokenizer_config.json` go.
     """
-    from sentencepiece import SentencePieceProcessor
-    from sentencepiece import sentencepiece_model_pb2 as protocol
+    from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 
+    protocol: Any = sentencepiece_model_pb2  # its classes are made when it is imported
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     model = protocol.ModelProto.FromString(_empty_sentencepiece_model(directory))
@@ -138,7 +139,7 @@ def _empty_sentencepiece_model(directory: Path) -> bytes:
     return written.getvalue()
 
 
-def _t5_tokenizer_json(pieces: list[tuple[str, float]], sentinels: list[str], normalizer_spec) -> dict:
+def _t5_tokenizer_json(pieces: list[tuple[str, float]], sentinels: list[str], normalizer_spec: Any) -> dict:
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
     # T5 numbers its sentinels backwards behind the last piece.
