@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from modeling_lion.modeling_lion import LionForConditionalGeneration, LionImageFeatures
     from modeling_lion.modeling_ram import RamForImageTagging
     from modeling_lion.peft_lion import LionAdapterConfig, LionAdapterModel
-    from modeling_lion.pipeline_lion import LionImageToTextPipeline, LionTagger
+    from modeling_lion.pipeline_lion import LionImageToTextPipeline
+    from modeling_lion.tagger_lion import LionTagger
 
 __all__ = [
     "AutoModelForVision2Seq",
@@ -35,7 +36,7 @@ _MODULES = {
     "LionForConditionalGeneration": "modeling_lion",
     "LionImageFeatures": "modeling_lion",
     "LionImageToTextPipeline": "pipeline_lion",
-    "LionTagger": "pipeline_lion",
+    "LionTagger": "tagger_lion",
     "RamForImageTagging": "modeling_ram",
     "save_lion": "hub_lion",
 }

@@ -36,6 +36,7 @@ LION_CODE = tuple(
             "modeling_lion/mixture_of_adapters_lion.py",
             "modeling_lion/modeling_lion.py",
             "modeling_lion/pipeline_lion.py",
+            "modeling_lion/tagger_lion.py",
             "modeling_lion/vision_aggregator_lion.py",
         }
     )

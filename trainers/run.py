@@ -17,6 +17,7 @@ from peft import PeftModel, get_peft_model
 from transformers.trainer_utils import get_last_checkpoint, set_seed
 
 from configuration_lion import TASKS
+from modeling_lion import LionTagger, save_lion
 from modeling_lion.modeling_lion import LionForConditionalGeneration
 from modeling_lion.peft_lion import fold_adapters, initialize_adapter
 from processing_lion import LionProcessor
@@ -179,15 +180,9 @@ def write_final(recipe: Recipe, name: str = "stage3") -> Path:
         model = fold_adapters(PeftModel.from_pretrained(model, Path(recipe.output_dir) / name))
         partial = final.with_name(f"{FINAL}.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        model.save_pretrained(partial)
-        LionProcessor.from_pretrained(recipe.processor or base).save_pretrained(partial)
         tagger_source = _tagger(recipe, base)
-        if tagger_source is not None:
-            from trainers.tagging import Tagger
-
-            tagger = Tagger.from_pretrained(tagger_source, device="cpu")
-            tagger.model.save_pretrained(partial / "tagger")
-            tagger.image_processor.save_pretrained(partial / "tagger")
+        tagger = None if tagger_source is None else LionTagger.from_pretrained(tagger_source)
+        save_lion(partial, model, LionProcessor.from_pretrained(recipe.processor or base), tagger)
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
         logger.info("Wrote the checkpoint %s.", final)

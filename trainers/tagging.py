@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from accelerate import PartialState
@@ -17,9 +17,8 @@ from datasets import Dataset, DatasetDict, Features, Image, Value, load_dataset,
 from datasets.exceptions import DatasetsError
 from torch.utils.data import DataLoader
 from tqdm import tqdm
-from transformers import PretrainedConfig
 
-from modeling_lion.modeling_ram import RamForImageTagging
+from modeling_lion.tagger_lion import LionTagger
 from processing_lion.image_processing_lion import LionImageProcessor, load_image
 from trainers.resumable_jsonl import ResumableJsonl
 
@@ -30,67 +29,35 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".t
 _DATA_FILES = {".arrow": "arrow", ".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 
 
-class Tagger:
-    """
-    A RAM tagger with its image processor.
-
-    Args:
-        model (`RamForImageTagging`): the model, on the device it is to run on.
-        image_processor (`LionImageProcessor`): the preprocessing that the model was trained with.
-    """
-
-    def __init__(self, model: RamForImageTagging, image_processor: LionImageProcessor) -> None:
-        self.model = model.eval()
-        self.image_processor = image_processor
+class Tagger(LionTagger):
+    """A tagger on this process's accelerator."""
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | os.PathLike, device: str | torch.device | None = None) -> Tagger:
+    def from_pretrained(
+        cls, name_or_path: str | os.PathLike, device: str | torch.device | None = None, **kwargs: Any
+    ) -> Self:
         """
-        Load a tagger, or the tagger in the `tagger/` subfolder of a LION checkpoint.
+        As [`LionTagger.from_pretrained`].
 
         Args:
-            name_or_path (`str`): directory or Hub repository.
+            name_or_path (`str` or `os.PathLike`): a tagger, or a LION checkpoint with one; directory or Hub repository.
             device (`str` or `torch.device`, *optional*): by default this process's accelerator, else the CPU.
 
         Raises:
-            ValueError: there is no tagger at that place, or no such device.
+            OSError: there is no tagger at that place.
+            ValueError: there is no such device.
         """
-        subfolder = _find_tagger(str(name_or_path))
-        # Not in the file's own precision: transformers 4 and 5 would tag differently.
-        model = RamForImageTagging.from_pretrained(name_or_path, subfolder=subfolder, dtype=torch.float32)
-        image_processor = LionImageProcessor.from_pretrained(name_or_path, subfolder=subfolder)
+        tagger = super().from_pretrained(name_or_path, **kwargs)
         try:
-            model.to(device or _process_state().device)  # type: ignore[arg-type]
+            tagger.model.to(device or _process_state().device)
         except (AssertionError, RuntimeError) as error:
             raise ValueError(f"device {device!r} cannot be used: {error}") from error
-        return cls(model, image_processor)
-
-    def __call__(self, images: Any, language: str = "en") -> list[list[str]]:
-        """The tags of each image (one or several of what the image processor takes), without surrounding spaces."""
-        return self.tag_pixel_values(self.image_processor(images, return_tensors="pt")["pixel_values"], language)
-
-    def tag_pixel_values(self, pixel_values: torch.Tensor, language: str = "en") -> list[list[str]]:
-        """As calling, for preprocessed images of shape `(batch_size, 3, height, width)` on any device."""
-        tags = self.model.generate_tags(pixel_values.to(self.model.device), language=language)
-        return [[tag.strip() for tag in image_tags] for image_tags in tags]
+        return tagger
 
 
 def _process_state() -> PartialState:
     # Processes on CPUs find one another only if they are told that it is CPUs.
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU", not torch.accelerator.is_available()))
-
-
-def _find_tagger(name: str) -> str:
-    cause = None
-    for subfolder in ("", "tagger"):
-        try:
-            config, _ = PretrainedConfig.get_config_dict(name, subfolder=subfolder)
-        except OSError as error:
-            cause = error
-            continue
-        if config.get("model_type") == RamForImageTagging.config_class.model_type:
-            return subfolder
-    raise ValueError(f"{name!r} is no RAM tagger and has none in a subfolder tagger/") from cause
 
 
 class ImageFolder:

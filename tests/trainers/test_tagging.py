@@ -281,7 +281,7 @@ def test_sources(folder, dataset, tmp_path):
 
 def test_tagger_in_the_subfolder_of_a_lion(tagger, tagger_directory, tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "lion"}')
-    with pytest.raises(ValueError, match="no RAM tagger"):
+    with pytest.raises(OSError, match="has no tagger"):
         Tagger.from_pretrained(tmp_path)
     (tmp_path / "tagger").symlink_to(tagger_directory)
     image = picture(1)
