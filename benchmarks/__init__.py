@@ -1,0 +1,1 @@
+"""Speed and memory of LION beside transformers' own models and a bare PyTorch loop."""
