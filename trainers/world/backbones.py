@@ -42,7 +42,7 @@ from trainers.world.tokenizer import write_qformer_tokenizer, write_t5_tokenizer
 
 logger = logging.getLogger(__name__)
 
-STEPS = {"tower": 6000, "language": 7000, "connectors": 3000, "answers": 5000, "tagger": 3000}
+STEPS = {"tower": 6000, "language": 4000, "connectors": 1500, "answers": 2500, "tagger": 1600}
 """Optimiser steps of each phase."""
 
 _LEARNING_RATES = {"tower": 1.5e-3, "language": 1e-3, "connectors": 2e-3, "answers": 6e-4, "tagger": 2e-3}
@@ -130,7 +130,7 @@ def pretrain_backbones(
         lambda: batches("connectors", 64, 1, True),
         only_connectors,
     )
-    run("answers", AnswerTeacher(lion), lion, lambda: batches("answers", 12, 8, True), all_but_the_tower)
+    run("answers", AnswerTeacher(lion), lion, lambda: batches("answers", 16, 8, True), all_but_the_tower)
 
     config = RamConfig.from_preset(
         "nano", tags=list(TAGS), loss_gamma_neg=4.0, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0

@@ -1,0 +1,170 @@
+"""
+The mixture of adapters and its task router (paper section 3.3; official `MoEAdapter` in the T5 feed-forward layers).
+
+Which task a sample belongs to is an argument of one forward pass, never state of a module: the model opens a
+[`TaskRouting`] for its own thread, the adapters below read it. So samples of different tasks share a batch, and threads
+with different tasks share a model.
+"""
+
+import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+NUM_TASKS = 2
+
+_thread = threading.local()
+
+
+class TaskRouting:
+    """
+    The tasks of one batch.
+
+    Args:
+        task_ids (`torch.LongTensor` of shape `(batch_size,)`): 0 = region-level, 1 = image-level.
+        reuse (`bool`, *optional*, defaults to `False`):
+            Whether many steps follow with unchanged weights (generation). Adapters and router of a batch with one
+            task are then folded into one small bottleneck, once.
+    """
+
+    def __init__(self, task_ids: torch.LongTensor, reuse: bool = False):
+        self.task_ids = task_ids
+        self.single_task = None
+        if reuse:
+            present = task_ids.unique().tolist()
+            self.single_task = present[0] if len(present) == 1 else None
+        self.folded: dict[nn.Module, tuple[torch.Tensor, ...]] = {}
+
+    def expand(self, rows: int) -> torch.LongTensor:
+        """Task of each of `rows` rows, where beams or candidates of a sample stand next to each other."""
+        return self.task_ids.repeat_interleave(rows // self.task_ids.shape[0])
+
+
+def active_routing() -> TaskRouting | None:
+    """The routing of the forward pass that this thread is in."""
+    return getattr(_thread, "routing", None)
+
+
+@contextmanager
+def route(routing: TaskRouting | None) -> Iterator[None]:
+    """Make `routing` the active one for this thread."""
+    previous = active_routing()
+    _thread.routing = routing
+    try:
+        yield
+    finally:
+        _thread.routing = previous
+
+
+class LionAdapter(nn.Module):
+    """
+    One bottleneck adapter, `scale * (W_up ReLU(W_down h + b) + b')`. A new one returns exactly zero.
+
+    Args:
+        hidden_size (`int`): Width of the LLM (`d_model`).
+        bottleneck_size (`int`): Width of the hidden layer.
+    """
+
+    def __init__(self, hidden_size: int, bottleneck_size: int):
+        super().__init__()
+        self.down_proj = nn.Linear(hidden_size, bottleneck_size)
+        self.up_proj = nn.Linear(bottleneck_size, hidden_size)
+        self.scale = nn.Parameter(torch.ones(1))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.kaiming_uniform_(self.down_proj.weight, a=math.sqrt(5))
+        for zero in (self.down_proj.bias, self.up_proj.weight, self.up_proj.bias):
+            nn.init.zeros_(zero)
+        nn.init.ones_(self.scale)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.scale * self.up_proj(F.relu(self.down_proj(hidden_states)))
+
+
+class MixtureOfAdapters(nn.Module):
+    """
+    What the adapters of one feed-forward sub-layer add to it: `sum_k ratios[k][task] * A_k(h)`.
+
+    With one adapter there is no router and nothing to route. With two, `router_ratios` holds a vector of `hidden_size`
+    for each adapter and task (official `router_ratio1`, `router_ratio2`); they start as a switch that gives every
+    task its own adapter.
+
+    Args:
+        hidden_size (`int`): Width of the LLM (`d_model`).
+        bottleneck_size (`int`): Width of each adapter's hidden layer.
+        num_adapters (`int`): 1, or one per task.
+    """
+
+    def __init__(self, hidden_size: int, bottleneck_size: int, num_adapters: int):
+        super().__init__()
+        self.adapters = nn.ModuleList(LionAdapter(hidden_size, bottleneck_size) for _ in range(num_adapters))
+        if num_adapters > 1:
+            self.router_ratios = nn.Parameter(torch.empty(num_adapters, NUM_TASKS, hidden_size))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise the router (the adapters initialise themselves)."""
+        if len(self.adapters) > 1:
+            with torch.no_grad():
+                for k in range(len(self.adapters)):
+                    for task in range(NUM_TASKS):
+                        nn.init.constant_(self.router_ratios[k, task], float(k == task))
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            hidden_states (`torch.Tensor` of shape `(rows, sequence_length, hidden_size)`):
+                Input of the sub-layer, before its norm. `rows` is a multiple of the routing's batch size.
+
+        Returns:
+            `torch.Tensor` of the same shape, in the dtype of the adapters.
+
+        Raises:
+            RuntimeError: two adapters, but no active [`TaskRouting`].
+        """
+        routing = active_routing()
+        routed = len(self.adapters) > 1
+        if routed and routing is None:
+            raise RuntimeError(
+                "The mixture of adapters needs the task of every sample: call the LION model with `task_ids` instead "
+                "of calling its `language_model`."
+            )
+        # Under float16 the adapters stay in float32, because the residual stream of T5 may leave float16's range.
+        hidden_states = hidden_states.to(self.adapters[0].down_proj.weight.dtype)
+        if routing is not None and routing.single_task is not None and self._can_fold():
+            if self not in routing.folded:
+                routing.folded[self] = self._fold(routing.single_task)
+            down_weight, down_bias, up_weight, up_bias = routing.folded[self]
+            return F.linear(F.relu(F.linear(hidden_states, down_weight, down_bias)), up_weight, up_bias)
+        if not routed or routing is None:
+            return self.adapters[0](hidden_states)
+        # (num_adapters, rows, 1, hidden_size)
+        ratios = self.router_ratios[:, routing.expand(hidden_states.shape[0])].unsqueeze(2)
+        return sum(ratio * adapter(hidden_states) for ratio, adapter in zip(ratios, self.adapters))
+
+    def _can_fold(self) -> bool:
+        """Folding reads the weights directly: not where something wraps, quantises or offloads them."""
+        return all(
+            type(layer) is nn.Linear and not layer.weight.is_meta
+            for adapter in self.adapters
+            for layer in (adapter.down_proj, adapter.up_proj)
+        )
+
+    @torch.no_grad()
+    def _fold(self, task: int) -> tuple[torch.Tensor, ...]:
+        """One bottleneck that does what all adapters and the router do for `task`."""
+        dtype = self.adapters[0].up_proj.weight.dtype
+        gains = [adapter.scale.float() for adapter in self.adapters]
+        if len(self.adapters) > 1:
+            gains = [gain * ratio.float() for gain, ratio in zip(gains, self.router_ratios[:, task])]
+        down_weight = torch.cat([adapter.down_proj.weight for adapter in self.adapters])
+        down_bias = torch.cat([adapter.down_proj.bias for adapter in self.adapters])
+        up_weight = torch.cat([g[:, None] * a.up_proj.weight for g, a in zip(gains, self.adapters)], dim=1)
+        up_bias = sum(g * a.up_proj.bias for g, a in zip(gains, self.adapters))
+        return down_weight, down_bias, up_weight.to(dtype), up_bias.to(dtype)
