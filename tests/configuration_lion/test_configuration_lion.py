@@ -1,6 +1,7 @@
 import pytest
 from transformers import InstructBlipVisionConfig
 
+import lion_checkpoints
 from configuration_lion import LionConfig
 
 
@@ -71,6 +72,21 @@ def test_one_branch_has_its_own_adapter_by_default(branches, adapters):
 def test_what_does_not_fit_is_named(changes, message):
     with pytest.raises(ValueError, match=message):
         small(**changes)
+
+
+def test_the_nano_preset_is_the_shipped_checkpoint():
+    preset, shipped = LionConfig.from_preset("nano"), LionConfig.from_pretrained(lion_checkpoints.path("nano"))
+    for name in LionConfig.sub_configs:
+        expected = getattr(preset, name).to_dict()
+        for field in expected.keys() - {
+            "dtype",
+            "torch_dtype",
+            "architectures",
+            "_name_or_path",
+            "transformers_version",
+        }:
+            assert getattr(getattr(shipped, name), field) == expected[field], (name, field)
+    assert preset.num_image_tokens == shipped.num_image_tokens == 8 + 37
 
 
 def test_unknown_preset_is_named():
