@@ -188,7 +188,8 @@ class LionImageToTextPipeline(Pipeline):
         ):
             result: dict[str, Any] = {"generated_text": text.strip()}
             if len(grounding["boxes"]):
-                result |= {"boxes": grounding["boxes"].tolist(), "labels": grounding["labels"]}
+                boxes = [[round(edge, 2) for edge in box] for box in grounding["boxes"].tolist()]
+                result |= {"boxes": boxes, "labels": grounding["labels"]}
             results.append(result)
         return results
 

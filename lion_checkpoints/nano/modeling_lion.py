@@ -574,6 +574,7 @@ if False:  # Never runs: names the files that belong to this one, for transforme
     from .mixture_of_adapters_lion import __name__ as _
     from .modeling_ram import __name__ as _
     from .pipeline_lion import __name__ as _
+    from .tagger_lion import __name__ as _
     from .vision_aggregator_lion import __name__ as _
     from .grounding_lion import __name__ as _
     from .image_processing_lion import __name__ as _

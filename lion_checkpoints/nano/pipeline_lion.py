@@ -188,7 +188,8 @@ class LionImageToTextPipeline(Pipeline):
         ):
             result: dict[str, Any] = {"generated_text": text.strip()}
             if len(grounding["boxes"]):
-                result |= {"boxes": grounding["boxes"].tolist(), "labels": grounding["labels"]}
+                boxes = [[round(edge, 2) for edge in box] for box in grounding["boxes"].tolist()]
+                result |= {"boxes": boxes, "labels": grounding["labels"]}
             results.append(result)
         return results
 
@@ -215,6 +216,7 @@ if False:  # Never runs: names the files that belong to this one, for transforme
     from .mixture_of_adapters_lion import __name__ as _
     from .modeling_lion import __name__ as _
     from .modeling_ram import __name__ as _
+    from .tagger_lion import __name__ as _
     from .vision_aggregator_lion import __name__ as _
     from .grounding_lion import __name__ as _
     from .image_processing_lion import __name__ as _

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import lion_checkpoints
 from modeling_lion import LionImageToTextPipeline, save_lion
 from modeling_lion.hub_lion import IMAGE_PROCESSOR_CODE, LION_CODE, PROCESSOR_CODE, TAGGER_CODE, write_code
 from tests.hub.conftest import THIS_MAJOR, bare_majors
@@ -138,6 +139,17 @@ def test_writing_code_twice_changes_nothing(tmp_path):
     write_code(tmp_path, LION_CODE)
     assert {file.name: file.read_text() for file in tmp_path.glob("*.py")} == first
     assert not any(re.search(rf"^\s*(from|import) ({'|'.join(OUR_PACKAGES)})\b", code, re.M) for code in first.values())
+
+
+@pytest.mark.parametrize("name", lion_checkpoints.available())
+def test_shipped_checkpoints_carry_the_code_of_this_very_state(name, tmp_path):
+    """Where this fails, `write_code` of `modeling_lion.hub_lion` brings the checkpoint's folders up to date."""
+    for folder, files in (("", LION_CODE), ("tagger", TAGGER_CODE)):
+        shipped = lion_checkpoints.path(name) / folder
+        write_code(tmp_path, files)
+        assert code_in(shipped) == names(files)
+        for file in names(files):
+            assert (shipped / file).read_text() == (tmp_path / file).read_text(), file
 
 
 def test_a_tagger_without_its_image_processor_is_refused_before_anything_is_written(model, processor, tagger, tmp_path):
