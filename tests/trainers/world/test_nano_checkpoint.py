@@ -33,7 +33,8 @@ def tagger(directory):
 
 # Well below what is measured on 2,000 pictures and well above chance, so that no honest change fails by bad luck.
 @pytest.mark.parametrize(
-    ("task", "least"), [("caption", 0.85), ("color", 0.85), ("object", 0.85), ("rec", 0.85), ("reg", 0.8), ("count", 0.7)]
+    ("task", "least"),
+    [("caption", 0.85), ("color", 0.85), ("object", 0.85), ("rec", 0.85), ("reg", 0.8), ("count", 0.7)],
 )
 def test_answers_on_held_out_pictures(model, processor, tagger, task, least):
     cases = list(held_out(task, 60))
