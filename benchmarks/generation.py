@@ -82,11 +82,12 @@ def measure_decode_step(session: Session) -> None:
             encoded = plain.get_encoder()(inputs_embeds=embeds, attention_mask=mask).last_hidden_state
         session.compare(
             name,
-            f"{steps} decoder steps with two routed adapters : without, {num_beams} beam(s), batch {batch_size}"
+            f"decoder step with two routed adapters : without, {num_beams} beam(s), batch {batch_size}"
             + (", both tasks in it" if mixed else ""),
             _decoder_steps("with adapters", lion, encoded, mask, num_beams, task_ids, steps),
             _decoder_steps("without", plain, encoded, mask, num_beams, task_ids, steps),
             target=None if mixed else 1.08,
+            rounds_per_repeat=steps,
         )
 
 
@@ -99,7 +100,10 @@ def _decoder_steps(
     task_ids: torch.Tensor,
     steps: int,
 ) -> Side:
-    """Steps behind the first one, which fills the cross-attention's cache and folds the adapters."""
+    """
+    One step after the other, `steps` of them behind a first one, which fills the cross-attention's cache and folds the
+    adapters; then from the start again.
+    """
     language_model = model.language_model
     tokens = task_ids.new_full((len(task_ids) * num_beams, 1), 2)
 
@@ -112,20 +116,22 @@ def _decoder_steps(
             use_cache=True,
         ).logits
 
-    @torch.no_grad()
-    def prepare() -> tuple[EncoderDecoderCache, TaskRouting]:
-        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        routing = TaskRouting(task_ids, reuse=True)
-        with route(routing):
-            step(cache)
-        return cache, routing
+    state: dict[str, Any] = {"left": 0}
 
     @torch.no_grad()
-    def run(prepared: tuple[EncoderDecoderCache, TaskRouting]) -> None:
-        cache, routing = prepared
-        with route(routing):
-            for _ in range(steps):
-                step(cache)
+    def prepare() -> None:
+        if state["left"] == 0:
+            state["left"] = steps
+            state["cache"] = EncoderDecoderCache(DynamicCache(), DynamicCache())
+            state["routing"] = TaskRouting(task_ids, reuse=True)
+            with route(state["routing"]):
+                step(state["cache"])
+        state["left"] -= 1
+
+    @torch.no_grad()
+    def run(_) -> None:
+        with route(state["routing"]):
+            step(state["cache"])
 
     return Side(label, run, prepare)
 

@@ -68,10 +68,12 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def time_interleaved(sides: list[Side], repeats: int, device: str) -> tuple[list[list[float]], list[list[float]], list]:
+def time_interleaved(
+    sides: list[Side], rounds: int, device: str, log_every: int = 1
+) -> tuple[list[list[float]], list[list[float]], list]:
     """
     Time `sides` in turns, A B A B ..., after one round that doesn't count: what slows the machine down for a while then
-    slows all of them.
+    slows all of them. The shorter a round, the truer that is.
 
     Returns:
         Wall-clock seconds and the process's processor seconds, each by side and round; the last round's results.
@@ -80,7 +82,7 @@ def time_interleaved(sides: list[Side], repeats: int, device: str) -> tuple[list
     processor: list[list[float]] = [[] for _ in sides]
     results: list[Any] = [None for _ in sides]
     gc.collect()
-    for number in range(repeats + 1):
+    for number in range(rounds + 1):
         for index, side in enumerate(sides):
             prepared = side.prepare()
             synchronize(device)
@@ -91,7 +93,8 @@ def time_interleaved(sides: list[Side], repeats: int, device: str) -> tuple[list
             if number > 0:
                 wall[index].append(elapsed)
                 processor[index].append(processor_elapsed)
-        logger.info("    round %d of %d: %s", number, repeats, ", ".join(f"{w[-1]:.3f} s" for w in wall if w) or "warm")
+        if number > 0 and number % log_every == 0:
+            logger.info("    round %d of %d: %s", number, rounds, ", ".join(f"{w[-1]:.4f} s" for w in wall))
     return wall, processor, results
 
 

@@ -80,19 +80,22 @@ class Session:
         reference: Side,
         target: float | None = None,
         check: Callable[[Any, Any], dict[str, Any]] | None = None,
-        details: dict[str, Any] | None = None,
+        rounds_per_repeat: int = 1,
     ) -> None:
         """
         Measure the time of `candidate` as a multiple of that of `reference`. `check` gets what both returned; it raises
-        if they disagree, and what it returns goes into the details.
+        if they disagree, and what it returns goes into the details. What takes little time has several rounds for every
+        repeat.
         """
         logger.info("%s (%s): %s", name, self.key, title)
         if self.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
         sides = [candidate, reference]
-        wall, processor, results = time_interleaved(sides, self.repeats, self.device)
-        figure = Figure(name=name, title=title, value=median_ratio(*wall), target=target, details=dict(details or {}))
+        wall, processor, results = time_interleaved(
+            sides, self.repeats * rounds_per_repeat, self.device, log_every=rounds_per_repeat
+        )
+        figure = Figure(name=name, title=title, value=median_ratio(*wall), target=target)
         figure.details["load_average"] = load
         figure.details["processor_time_ratio"] = median_ratio(*processor)
         if self.device == "cuda":

@@ -38,8 +38,8 @@ GROUPS = (
     measure_instructblip,
     measure_decode_step,
     measure_beam_search,
-    measure_questions,
     measure_training,
+    measure_questions,
 )
 
 
@@ -48,7 +48,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="figures whose names begin so")
     parser.add_argument("--repeats", type=int, default=5, help="rounds of every comparison (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="threads on the CPU (default: torch's)")
-    parser.add_argument("--output", type=Path, default=Path("runs/speed"), help="folder for the figures")
+    parser.add_argument("--output", type=Path, default=Path("outputs/speed"), help="folder for the figures")
     parser.add_argument("--device", choices=("cpu", "cuda"), action="append", help="default: the CPU, then a GPU")
     parser.add_argument(
         "--gpu-dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16", help="of the weights on a GPU"

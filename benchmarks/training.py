@@ -76,7 +76,7 @@ def measure_training_memory(session: Session) -> None:
     for name in session.wanted(*cases):
         rounds: dict[str, list[float]] = {"LionSFTTrainer": [], "bare loop": []}
         losses = {}
-        for _ in range(min(session.repeats, 3)):
+        for _ in range(min(session.repeats, 2)):
             for label, peaks in rounds.items():
                 result = _run_alone(session, cases[name], bare=label == "bare loop")
                 peaks.append(result["peak_memory_mib"])
