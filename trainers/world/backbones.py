@@ -1,7 +1,8 @@
 """
 Stage 0: the base model and the tagger of the nano checkpoint, from nothing.
 
-Five phases, each a run of `transformers.Trainer` that can be resumed:
+Five phases, each a run of `transformers.Trainer` that can be resumed; the first two and the last need nothing of the
+others and can run side by side:
 
 1. `tower`: the vision tower learns what each patch of a picture shows;
 2. `language`: the language model learns to answer from symbolic visual tokens, without pictures;
@@ -15,6 +16,9 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -57,8 +61,17 @@ _CONNECTORS = (
 )
 # Each phase sees pictures of its own.
 _FIRST_SCENES = {phase: 100_000_000 * number for number, phase in enumerate(STEPS)}
+# Whose weights a phase starts from; later ones overwrite earlier ones.
+_STARTS_FROM = {
+    "tower": (),
+    "language": (),
+    "connectors": ("language", "tower"),
+    "answers": ("connectors",),
+    "tagger": (),
+}
 _WEIGHTS = "weights.safetensors"
 _BASE = "base"
+_PROCESSOR = "processor"
 
 
 def pretrain_backbones(
@@ -68,6 +81,7 @@ def pretrain_backbones(
     seed: int = 0,
     bf16: bool = True,
     save_steps: int = 250,
+    processes: int = 1,
 ) -> Path:
     """
     Train the base model and the tagger.
@@ -79,73 +93,64 @@ def pretrain_backbones(
         seed (`int`): Seed of the initialisations.
         bf16 (`bool`): Whether to compute in bfloat16 where that is safe.
         save_steps (`int`): Steps between checkpoints.
+        processes (`int`): How many phases may run side by side, each on its share of torch's threads.
 
     Returns:
         `Path`: A directory with a LION without adapters, its processor, and the tagger in `tagger/`.
 
     Raises:
-        ValueError: `steps` names a phase that does not exist, or there is an earlier run and not `resume`.
+        ValueError: `steps` names a phase that does not exist, `processes` is less than 1, or there is an earlier run and
+            not `resume`.
     """
     output_dir = Path(output_dir)
     steps = {**STEPS, **(steps or {})}
     unknown = sorted(set(steps) - set(STEPS))
     if unknown:
         raise ValueError(f"steps must name phases among {', '.join(STEPS)}, got {', '.join(unknown)}")
+    if processes < 1:
+        raise ValueError(f"processes must be at least 1, got {processes}")
     base = output_dir / _BASE
     if resume and (base / "tagger" / "config.json").is_file():
         return base
     if not resume and output_dir.is_dir() and any(output_dir.iterdir()):
         raise ValueError(f"{output_dir} holds an earlier run: resume it, or choose another directory")
 
-    run = _Phases(output_dir, steps, seed, bf16, save_steps)
-    processor = build_processor(output_dir / "processor")
-    set_seed(seed)
-    lion = LionForConditionalGeneration(nano_config(processor))
-    initialize_by_similarity(lion.language_model, processor.tokenizer)
-    nn.init.normal_(lion.query_tokens.weight, std=0.5)
-    slots = lion.config.num_query_tokens
-    vocabulary = VisualVocabulary(lion.get_input_embeddings().weight, processor.tokenizer, slots)
-    patch_size = lion.config.vision_config.patch_size
+    build_processor(output_dir / "tokenizers").save_pretrained(output_dir / _PROCESSOR)
+    phases = Phases(output_dir, steps, seed, bf16, save_steps)
+    independent = [phase for phase, earlier in _STARTS_FROM.items() if not earlier]
+    if processes == 1:
+        for phase in independent:
+            phases.run(phase)
+    else:
+        threads = max(1, torch.get_num_threads() // processes)
+        logger.info("%s: %d at a time, %d threads each.", ", ".join(independent), processes, threads)
+        # Forked, a process would share the parent's thread pools.
+        with ProcessPoolExecutor(processes, get_context("spawn"), _start_process, (threads, logging.getLogger().getEffectiveLevel())) as pool:
+            list(pool.map(phases.run, independent))
+    for phase, earlier in _STARTS_FROM.items():
+        if earlier:
+            phases.run(phase)
+    return _write_base(phases, base)
 
-    def batches(phase: str, num_scenes: int, questions: int, pictures: bool) -> InstructionBatches:
-        return InstructionBatches(
-            steps[phase], _FIRST_SCENES[phase], num_scenes, processor, questions, patch_size, slots, pictures
-        )
 
-    def patches(phase: str, for_tagger: bool = False) -> PatchBatches:
-        return PatchBatches(steps[phase], _FIRST_SCENES[phase], 64, patch_size, for_tagger)
+def _start_process(threads: int, level: int) -> None:
+    logging.basicConfig(level=level)
+    torch.set_num_threads(threads)
 
-    def only_connectors(name: str) -> bool:
-        return name.removeprefix("lion.").startswith(_CONNECTORS)
 
-    def all_but_the_tower(name: str) -> bool:
-        return only_connectors(name) or not name.removeprefix("lion.").startswith("vision_model.")
-
-    run("tower", TowerTeacher(lion), lion.vision_model, lambda: patches("tower"))
-    run("language", SymbolTeacher(lion, vocabulary), lion, lambda: batches("language", 16, 4, False))
-    run(
-        "connectors",
-        ConnectorTeacher(lion, vocabulary),
-        lion,
-        lambda: batches("connectors", 64, 1, True),
-        only_connectors,
-    )
-    run("answers", AnswerTeacher(lion), lion, lambda: batches("answers", 16, 8, True), all_but_the_tower)
-
-    config = RamConfig.from_preset(
-        "nano", tags=list(TAGS), loss_gamma_neg=4.0, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
-    )
-    set_seed(seed)
-    tagger = RamForImageTagging(config)
-    run("tagger", TaggerTeacher(tagger), tagger, lambda: patches("tagger", for_tagger=True))
+def _write_base(phases: Phases, base: Path) -> Path:
+    lion, _ = phases.build_lion()
+    lion.load_state_dict(phases.weights("answers"))
+    tagger = phases.build_tagger()
+    tagger.load_state_dict(phases.weights("tagger"))
     tagger.config.thresholds = calibrate_thresholds(tagger)
 
-    partial = output_dir / f"{_BASE}.partial"
+    partial = base.with_name(f"{_BASE}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     lion.set_active_branches(lion.config.visual_branches)
     lion.generation_config.update(num_beams=1, max_new_tokens=48, repetition_penalty=1.0)
     lion.save_pretrained(partial)
-    processor.save_pretrained(partial)
+    phases.processor.save_pretrained(partial)
     tagger.save_pretrained(partial / "tagger")
     LionImageProcessor.for_tagging(IMAGE_SIZE).save_pretrained(partial / "tagger")
     shutil.rmtree(base, ignore_errors=True)
@@ -171,26 +176,95 @@ def nano_config(processor: LionProcessor) -> LionConfig:
     return LionConfig.from_dict(config)
 
 
-class _Phases:
-    """Runs phases one after the other, each from its last checkpoint, and keeps what each has learnt."""
+@dataclass
+class Phases:
+    """
+    The phases of one run; what they make is kept in files, so that each can run in a process of its own.
 
-    def __init__(self, output_dir: Path, steps: Mapping[str, int], seed: int, bf16: bool, save_steps: int):
-        self.output_dir, self.steps, self.seed, self.bf16, self.save_steps = output_dir, steps, seed, bf16, save_steps
+    Args:
+        output_dir (`Path`): The run's directory; each phase has a subdirectory.
+        steps (`Mapping[str, int]`): Optimiser steps of each phase.
+        seed (`int`): Seed of the initialisations.
+        bf16 (`bool`): Whether to compute in bfloat16 where that is safe.
+        save_steps (`int`): Steps between checkpoints.
+    """
 
-    def __call__(
+    output_dir: Path
+    steps: Mapping[str, int]
+    seed: int
+    bf16: bool
+    save_steps: int
+
+    @property
+    def processor(self) -> LionProcessor:
+        """The run's processor, read from its files."""
+        return LionProcessor.from_pretrained(self.output_dir / _PROCESSOR)
+
+    def build_lion(self) -> tuple[LionForConditionalGeneration, VisualVocabulary]:
+        """The model as it is before any training, and the visual tokens that it is to read; always the same."""
+        processor = self.processor
+        set_seed(self.seed)
+        lion = LionForConditionalGeneration(nano_config(processor))
+        initialize_by_similarity(lion.language_model, processor.tokenizer)
+        nn.init.normal_(lion.query_tokens.weight, std=0.5)
+        words = lion.get_input_embeddings().weight
+        return lion, VisualVocabulary(words, processor.tokenizer, lion.config.num_query_tokens)
+
+    def build_tagger(self) -> RamForImageTagging:
+        """The tagger as it is before any training; always the same."""
+        config = RamConfig.from_preset(
+            "nano", tags=list(TAGS), loss_gamma_neg=4.0, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+        )
+        set_seed(self.seed)
+        return RamForImageTagging(config)
+
+    def weights(self, phase: str) -> dict[str, torch.Tensor]:
+        """What a finished phase has learnt."""
+        return load_file(self.output_dir / phase / _WEIGHTS)
+
+    def run(self, phase: str) -> None:
+        """Run a phase from its last checkpoint; one that is finished is left as it is."""
+        if (self.output_dir / phase / _WEIGHTS).is_file():
+            return
+        if phase == "tagger":
+            tagger = self.build_tagger()
+            patch_size = LionConfig.from_preset("nano").vision_config.patch_size
+            patches = PatchBatches(self.steps[phase], _FIRST_SCENES[phase], 64, patch_size, for_tagger=True)
+            self.train(phase, TaggerTeacher(tagger), tagger, patches)
+            return
+        lion, vocabulary = self.build_lion()
+        for earlier in _STARTS_FROM[phase]:
+            (lion.vision_model if earlier == "tower" else lion).load_state_dict(self.weights(earlier))
+        patch_size = lion.config.vision_config.patch_size
+
+        def batches(num_scenes: int, questions: int, pictures: bool) -> InstructionBatches:
+            steps, first_scene = self.steps[phase], _FIRST_SCENES[phase]
+            slots = lion.config.num_query_tokens
+            return InstructionBatches(
+                steps, first_scene, num_scenes, self.processor, questions, patch_size, slots, pictures
+            )
+
+        if phase == "tower":
+            patches = PatchBatches(self.steps[phase], _FIRST_SCENES[phase], 64, patch_size)
+            self.train(phase, TowerTeacher(lion), lion.vision_model, patches)
+        elif phase == "language":
+            self.train(phase, SymbolTeacher(lion, vocabulary), lion, batches(16, 4, False))
+        elif phase == "connectors":
+            self.train(phase, ConnectorTeacher(lion, vocabulary), lion, batches(64, 1, True), _of_a_connector)
+        else:
+            self.train(phase, AnswerTeacher(lion), lion, batches(16, 8, True), _not_of_the_tower)
+
+    def train(
         self,
         phase: str,
         teacher: nn.Module,
         learner: nn.Module,
-        batches: Callable[[], Dataset],
+        batches: Dataset,
         is_trained: Callable[[str], bool] = lambda name: True,
     ) -> None:
         """Train `teacher`'s parameters that `is_trained` names; keep the state of `learner`, a part of it."""
         directory = self.output_dir / phase
         finished = directory / _WEIGHTS
-        if finished.is_file():
-            learner.load_state_dict(load_file(finished))
-            return
         for name, parameter in teacher.named_parameters():
             parameter.requires_grad_(is_trained(name))
         rate = _LEARNING_RATES[phase]
@@ -213,17 +287,23 @@ class _Phases:
             remove_unused_columns=False,
             use_cpu=not torch.cuda.is_available(),
         )
-        trainer = _InOrder(teacher, args, train_dataset=batches(), data_collator=_the_one)
+        trainer = _InOrder(teacher, args, train_dataset=batches, data_collator=_the_one)
         checkpoint = get_last_checkpoint(directory) if directory.is_dir() else None
         logger.info("Phase %s: %d steps%s.", phase, args.max_steps, f", from {checkpoint}" if checkpoint else "")
         trainer.train(resume_from_checkpoint=checkpoint)
         trainer.state.save_to_json(str(directory / "trainer_state.json"))
-        for parameter in teacher.parameters():
-            parameter.requires_grad_(True)
         # Written last and in one go: it says that the phase is finished.
         partial = directory / f"{_WEIGHTS}.partial"
         save_file({name: value.contiguous().clone() for name, value in learner.state_dict().items()}, partial)
         partial.rename(finished)
+
+
+def _of_a_connector(name: str) -> bool:
+    return name.removeprefix("lion.").startswith(_CONNECTORS)
+
+
+def _not_of_the_tower(name: str) -> bool:
+    return _of_a_connector(name) or not name.removeprefix("lion.").startswith("vision_model.")
 
 
 class _InOrder(Trainer):

@@ -5,7 +5,7 @@ from safetensors.torch import load_file
 from configuration_lion.configuration_ram import RamConfig
 from modeling_lion.modeling_lion import LionForConditionalGeneration
 from modeling_lion.modeling_ram import RamForImageTagging
-from trainers.world.backbones import STEPS, _Phases, build_processor, nano_config, pretrain_backbones
+from trainers.world.backbones import STEPS, Phases, build_processor, nano_config, pretrain_backbones
 from trainers.world.batches import LAYOUTS, InstructionBatches, PatchBatches
 from trainers.world.initialization import initialize_by_similarity
 from trainers.world.language import TAGS
@@ -151,8 +151,8 @@ def test_a_resumed_phase_ends_where_an_uninterrupted_one_does(lion, tmp_path):
     def run(directory, kind=PatchBatches):
         lion.load_state_dict(start)
         torch.manual_seed(1)
-        phases = _Phases(directory, {"tower": 4}, seed=0, bf16=False, save_steps=2)
-        phases("tower", TowerTeacher(lion), lion.vision_model, lambda: kind(4, 0, 2, 16))
+        phases = Phases(directory, {"tower": 4}, seed=0, bf16=False, save_steps=2)
+        phases.train("tower", TowerTeacher(lion), lion.vision_model, kind(4, 0, 2, 16))
         return load_file(directory / "tower" / "weights.safetensors")
 
     whole = run(tmp_path / "whole")
