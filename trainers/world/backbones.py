@@ -99,8 +99,8 @@ def pretrain_backbones(
         `Path`: A directory with a LION without adapters, its processor, and the tagger in `tagger/`.
 
     Raises:
-        ValueError: `steps` names a phase that does not exist, `processes` is less than 1, or there is an earlier run and
-            not `resume`.
+        ValueError: `steps` names a phase that does not exist, `processes` is less than 1, or there is an earlier run
+            and not `resume`.
     """
     output_dir = Path(output_dir)
     steps = {**STEPS, **(steps or {})}
@@ -125,7 +125,9 @@ def pretrain_backbones(
         threads = max(1, torch.get_num_threads() // processes)
         logger.info("%s: %d at a time, %d threads each.", ", ".join(independent), processes, threads)
         # Forked, a process would share the parent's thread pools.
-        with ProcessPoolExecutor(processes, get_context("spawn"), _start_process, (threads, logging.getLogger().getEffectiveLevel())) as pool:
+        with ProcessPoolExecutor(
+            processes, get_context("spawn"), _start_process, (threads, logging.getLogger().getEffectiveLevel())
+        ) as pool:
             list(pool.map(phases.run, independent))
     for phase, earlier in _STARTS_FROM.items():
         if earlier:

@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -5,6 +7,7 @@ from safetensors.torch import load_file
 from configuration_lion.configuration_ram import RamConfig
 from modeling_lion.modeling_lion import LionForConditionalGeneration
 from modeling_lion.modeling_ram import RamForImageTagging
+from trainers.world import backbones
 from trainers.world.backbones import STEPS, Phases, build_processor, nano_config, pretrain_backbones
 from trainers.world.batches import LAYOUTS, InstructionBatches, PatchBatches
 from trainers.world.initialization import initialize_by_similarity
@@ -164,6 +167,30 @@ def test_a_resumed_phase_ends_where_an_uninterrupted_one_does(lion, tmp_path):
     assert not all(torch.equal(whole[name], start[f"vision_model.{name}"]) for name in whole)
 
 
+def test_phases_side_by_side_make_the_same_base(tmp_path, monkeypatch):
+    thresholds = [0.25] * len(TAGS)
+    monkeypatch.setattr(backbones, "calibrate_thresholds", lambda tagger: thresholds)
+    base = pretrain_backbones(tmp_path / "two", steps=dict.fromkeys(STEPS, 1), processes=2)
+    lion, tagger = (
+        LionForConditionalGeneration.from_pretrained(base),
+        RamForImageTagging.from_pretrained(base / "tagger"),
+    )
+    assert lion.config.visual_branches == ["qformer", "aggregator"]
+    assert tagger.config.thresholds == thresholds
+    assert pretrain_backbones(tmp_path / "two", resume=True) == base
+
+    one = Phases(tmp_path / "two" / "one", dict.fromkeys(STEPS, 1), seed=0, bf16=True, save_steps=250)
+    shutil.copytree(tmp_path / "two" / "processor", one.output_dir / "processor")
+    one.run("tower")
+    learnt = one.weights("tower")
+    assert all(
+        torch.equal(learnt[name], value) for name, value in load_file(base.parent / "tower/weights.safetensors").items()
+    )
+    kept = lion.vision_model.state_dict()
+    assert all(torch.equal(learnt[name], kept[name]) for name in learnt if "post_layernorm" not in name)
+    assert not torch.equal(learnt["post_layernorm.weight"], kept["post_layernorm.weight"])
+
+
 def test_thresholds_are_the_best_for_each_tag():
     truth = torch.tensor([[1, 0], [1, 1], [0, 0], [0, 1]]).bool()
     probabilities = torch.tensor([[0.9, 0.2], [0.7, 0.4], [0.5, 0.1], [0.3, 0.35]])
@@ -173,6 +200,8 @@ def test_thresholds_are_the_best_for_each_tag():
 
 
 def test_bad_arguments_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="processes must be at least 1, got 0"):
+        pretrain_backbones(tmp_path / "new", processes=0)
     with pytest.raises(ValueError, match="steps must name phases among tower, .* got towel"):
         pretrain_backbones(tmp_path / "new", steps={"towel": 3})
     (tmp_path / "file").write_text("")
