@@ -220,41 +220,58 @@ class Phases:
         set_seed(self.seed)
         return RamForImageTagging(config)
 
+    def is_finished(self, phase: str) -> bool:
+        """Whether a phase has ended."""
+        return (self.output_dir / phase / _WEIGHTS).is_file()
+
     def weights(self, phase: str) -> dict[str, torch.Tensor]:
         """What a finished phase has learnt."""
         return load_file(self.output_dir / phase / _WEIGHTS)
 
+    def patches(self, phase: str, for_tagger: bool = False) -> PatchBatches:
+        """A phase's pictures with dense targets."""
+        patch_size = LionConfig.from_preset("nano").vision_config.patch_size
+        return PatchBatches(self.steps[phase], _FIRST_SCENES[phase], 64, patch_size, for_tagger)
+
+    def instructions(self, phase: str, num_scenes: int, questions: int, pictures: bool) -> InstructionBatches:
+        """A phase's instructions; arguments as in [`~trainers.world.batches.InstructionBatches`]."""
+        config = LionConfig.from_preset("nano")
+        return InstructionBatches(
+            self.steps[phase],
+            _FIRST_SCENES[phase],
+            num_scenes,
+            self.processor,
+            questions,
+            config.vision_config.patch_size,
+            config.num_query_tokens,
+            pictures,
+        )
+
     def run(self, phase: str) -> None:
         """Run a phase from its last checkpoint; one that is finished is left as it is."""
-        if (self.output_dir / phase / _WEIGHTS).is_file():
+        if self.is_finished(phase):
             return
         if phase == "tagger":
             tagger = self.build_tagger()
-            patch_size = LionConfig.from_preset("nano").vision_config.patch_size
-            patches = PatchBatches(self.steps[phase], _FIRST_SCENES[phase], 64, patch_size, for_tagger=True)
-            self.train(phase, TaggerTeacher(tagger), tagger, patches)
+            self.train(phase, TaggerTeacher(tagger), tagger, self.patches(phase, for_tagger=True))
             return
         lion, vocabulary = self.build_lion()
         for earlier in _STARTS_FROM[phase]:
             (lion.vision_model if earlier == "tower" else lion).load_state_dict(self.weights(earlier))
-        patch_size = lion.config.vision_config.patch_size
-
-        def batches(num_scenes: int, questions: int, pictures: bool) -> InstructionBatches:
-            steps, first_scene = self.steps[phase], _FIRST_SCENES[phase]
-            slots = lion.config.num_query_tokens
-            return InstructionBatches(
-                steps, first_scene, num_scenes, self.processor, questions, patch_size, slots, pictures
-            )
-
         if phase == "tower":
-            patches = PatchBatches(self.steps[phase], _FIRST_SCENES[phase], 64, patch_size)
-            self.train(phase, TowerTeacher(lion), lion.vision_model, patches)
+            self.train(phase, TowerTeacher(lion), lion.vision_model, self.patches(phase))
         elif phase == "language":
-            self.train(phase, SymbolTeacher(lion, vocabulary), lion, batches(16, 4, False))
+            self.train(phase, SymbolTeacher(lion, vocabulary), lion, self.instructions(phase, 16, 4, False))
         elif phase == "connectors":
-            self.train(phase, ConnectorTeacher(lion, vocabulary), lion, batches(64, 1, True), _of_a_connector)
+            self.train(
+                phase,
+                ConnectorTeacher(lion, vocabulary),
+                lion,
+                self.instructions(phase, 64, 1, True),
+                is_of_a_connector,
+            )
         else:
-            self.train(phase, AnswerTeacher(lion), lion, batches(16, 8, True), _not_of_the_tower)
+            self.train(phase, AnswerTeacher(lion), lion, self.instructions(phase, 16, 8, True), _not_of_the_tower)
 
     def train(
         self,
@@ -300,12 +317,16 @@ class Phases:
         partial.rename(finished)
 
 
-def _of_a_connector(name: str) -> bool:
+def is_of_a_connector(name: str) -> bool:
+    """
+    Whether a parameter (of the model, or of a teacher of it) belongs to Q-Former, aggregator or their
+    projections.
+    """
     return name.removeprefix("lion.").startswith(_CONNECTORS)
 
 
 def _not_of_the_tower(name: str) -> bool:
-    return _of_a_connector(name) or not name.removeprefix("lion.").startswith("vision_model.")
+    return is_of_a_connector(name) or not name.removeprefix("lion.").startswith("vision_model.")
 
 
 class _InOrder(Trainer):

@@ -14,6 +14,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -141,7 +142,7 @@ def answer_all(
     model: LionForConditionalGeneration,
     processor: LionProcessor,
     cases: Sequence[tuple[Scene, Sample]],
-    tagger: RamForImageTagging | None,
+    tags_of: Callable[[Sequence[Scene]], list[list[str]]] | None,
     num_beams: int | None = None,
 ) -> list[str]:
     """
@@ -150,7 +151,7 @@ def answer_all(
     Args:
         model, processor: The checkpoint.
         cases: Scenes and instructions.
-        tagger: Where the tags of image-level prompts come from; without it there is no tag sentence.
+        tags_of: Gives the tags of scenes, for image-level prompts; without it there is no tag sentence.
         num_beams: In place of the checkpoint's own number.
     """
     answers: list[str] = []
@@ -160,8 +161,8 @@ def answer_all(
         pictures = [render(scene) for scene, _ in batch]
         level = batch[0][1].level
         tags = None
-        if tagger is not None and level == "image_level":
-            tags = [", ".join(row) for row in tag_pictures(tagger, pictures)]
+        if tags_of is not None and level == "image_level":
+            tags = [", ".join(row) for row in tags_of([scene for scene, _ in batch])]
         inputs = processor(
             images=pictures,
             text=[sample.prompt for _, sample in batch],
@@ -175,10 +176,11 @@ def answer_all(
     return answers
 
 
-def tag_pictures(tagger: RamForImageTagging, pictures: Sequence) -> list[list[str]]:
-    """Tags of pictures of the world."""
+def tag_scenes(tagger: RamForImageTagging, scenes: Sequence[Scene]) -> list[list[str]]:
+    """What a tagger finds in the pictures of scenes."""
     size = tagger.config.vision_config.image_size
-    pixels = LionImageProcessor.for_tagging(size)(list(pictures), return_tensors="pt")["pixel_values"]
+    pictures = [render(scene) for scene in scenes]
+    pixels = LionImageProcessor.for_tagging(size)(pictures, return_tensors="pt")["pixel_values"]
     return tagger.generate_tags(pixels)
 
 
@@ -229,7 +231,7 @@ def score_tagger(tagger: RamForImageTagging, samples: int, split: str) -> Score:
     seeds = SPLITS[split][:samples]
     for start in range(0, samples, _BATCH):
         scenes = [sample_scene(seed) for seed in seeds[start : start + _BATCH]]
-        for scene, tags in zip(scenes, tag_pictures(tagger, [render(scene) for scene in scenes])):
+        for scene, tags in zip(scenes, tag_scenes(tagger, scenes)):
             true = set(scene_tags(scene))
             rows.append((len(true & set(tags)), len(tags), len(true)))
     values = np.array(rows, dtype=float)
@@ -265,10 +267,11 @@ def evaluate(
     tagger = None
     if (directory / "tagger" / "config.json").is_file():
         tagger = RamForImageTagging.from_pretrained(directory / "tagger").eval()
+    tags_of = partial(tag_scenes, tagger) if tagger is not None and use_tags else None
     scores = []
     for task in tasks:
         cases = list(held_out(task, samples * (len(EXISTENCE_FORMS) if task == "existence" else 1), split))
-        scores += score_task(task, cases, answer_all(model, processor, cases, tagger if use_tags else None, num_beams))
+        scores += score_task(task, cases, answer_all(model, processor, cases, tags_of, num_beams))
         logger.info("%s", "; ".join(f"{score.task} {score.metric} {score.value:.3f}" for score in scores[-8:]))
     if tagger is not None:
         scores.append(score_tagger(tagger, samples, split))
