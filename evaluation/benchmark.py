@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from processing_lion.prompts_lion import PROMPT_TEMPLATES
+
 
 LEVELS = ("image_level", "region_level")
 
@@ -17,8 +19,9 @@ class Example:
 
     Attributes:
         id: names the example within its benchmark; the same in every run, whatever the batch size or process.
-        image: the picture as `datasets` gives it undecoded (`{"bytes": ..., "path": ...}`), or a path or PIL picture; or a
-            function without arguments that returns one of these, so that thousands of examples hold no pictures.
+        image: the picture as `datasets` gives it undecoded (`{"bytes": ..., "path": ...}`), or a path, an address on
+            the web or a PIL picture; or a function without arguments that returns one of these, so that thousands of
+            examples hold no pictures. `evaluation.rows.load_image` opens all of them.
         image_id: examples that share it show the same picture, which is encoded once for all of them.
         instruction: what the model is asked, without the tag sentence.
         metric_inputs: the columns of the benchmark's metric for this example, `predictions` excepted; `references` is
@@ -42,25 +45,55 @@ class Example:
 
 
 @dataclass(frozen=True)
-class HubDataset:
+class PictureTable:
     """
-    Rows on the Hub.
+    Pictures that stand apart from the questions, in a table of their own.
 
     Attributes:
-        path: name of the data set's repo.
+        name: configuration that holds it on the Hub; in a local folder, the annotation file of that name.
+        split: its split.
+        key: column that names a picture there.
+        row_key: column of the questions that names their picture.
+        column: column of the picture; the questions' rows get it under this name.
+    """
+
+    name: str
+    split: str
+    key: str = "id"
+    row_key: str = "imageId"
+    column: str = "image"
+
+
+@dataclass(frozen=True)
+class HubDataset:
+    """
+    Rows on the Hub, or in the schema of a data set there.
+
+    Attributes:
+        path: name of the data set's repo, or where files in this schema come from if `local_only`.
         split: split to read.
         name: configuration, where there are several.
         columns: those that the reader cannot do without.
-        read_row: a row, as `datasets` gives it with undecoded pictures, to its examples (several where a row holds
-            several questions). Raises `ValueError` for a row that cannot be used.
+        read_row: a row (an `evaluation.benchmarks.row.Row`, its pictures undecoded) to its examples: several where a
+            row holds several questions, none where it does not belong to the benchmark. Raises `ValueError` for a row
+            that cannot be used.
+        revision: branch, tag or commit, where the main one does not serve.
+        picture_table: where the pictures are, if not in the rows.
+        unpack: the parsed JSON files of a local folder, by file name, to rows; `None` where they are not of this kind.
+            For distributions whose annotation files are no plain lists of rows.
+        local_only: never read from the Hub: only files in this schema are.
         note: what is special about it (an answer server, a filter, a licence to accept).
     """
 
     path: str
     split: str
     columns: tuple[str, ...]
-    read_row: Callable[[Mapping[str, Any]], Iterable[Example]]
+    read_row: Callable[[Any], Iterable[Example]]
     name: str | None = None
+    revision: str | None = None
+    picture_table: PictureTable | None = None
+    unpack: Callable[[Mapping[str, Any]], list[dict[str, Any]] | None] | None = None
+    local_only: bool = False
     note: str = ""
 
 
@@ -101,9 +134,12 @@ class Benchmark:
     Attributes:
         name: as on the command line.
         title: as in the paper.
+        task: kind of task, such as `"captioning"`.
+        prompts: the keys of `PROMPT_TEMPLATES` that its instructions are made of.
         sources: data sets on the Hub that hold it, the preferred one first. Rows of a local folder (`--data-dir`) may
             have the schema of any of them.
         metrics: by part of the benchmark; the key `""` holds for parts that are not named.
+        further_metrics: computed on the same inputs and reported beside the headline.
         decoding: how answers are generated.
         level: how its examples are routed.
         published: figures in the unit of the headline, by part and model: `{"": {"LION-4B": 138.20}}`.
@@ -113,17 +149,22 @@ class Benchmark:
 
     name: str
     title: str
+    task: str
+    prompts: tuple[str, ...]
     sources: tuple[HubDataset, ...]
     metrics: Mapping[str, Metric]
     decoding: Decoding
     level: str = "image_level"
     published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    further_metrics: tuple[Metric, ...] = ()
     normalize_candidates: bool = False
     why: str = ""
 
     def __post_init__(self) -> None:
         if self.level not in LEVELS:
             raise ValueError(f"{self.name}: level must be one of {', '.join(LEVELS)}, got {self.level!r}")
+        if unknown := [prompt for prompt in self.prompts if prompt not in PROMPT_TEMPLATES]:
+            raise ValueError(f"{self.name}: prompts must be keys of PROMPT_TEMPLATES, got {', '.join(unknown)}")
         if not self.sources:
             raise ValueError(f"{self.name}: sources must name at least one data set")
         if not self.metrics:
