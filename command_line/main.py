@@ -8,10 +8,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from command_line import demo, predict, tag, train
+from command_line import demo, evaluate, predict, tag, train
 
 
-SUBCOMMANDS = (demo, predict, tag, train)
+SUBCOMMANDS = (demo, evaluate, predict, tag, train)
 
 
 def build_parser() -> argparse.ArgumentParser:
