@@ -41,8 +41,8 @@ format: $(TRANSFORMERS5)/.installed
 	$(BIN)/ruff format .
 
 # Everything, on transformers 5 and on transformers 4; versions stand in pyproject.toml.
-$(TRANSFORMERS5)/.installed: EXTRAS := train,dev,transformers5
-$(TRANSFORMERS4)/.installed: EXTRAS := train,dev,transformers4
+$(TRANSFORMERS5)/.installed: EXTRAS := train,evaluation,dev,transformers5
+$(TRANSFORMERS4)/.installed: EXTRAS := train,evaluation,dev,transformers4
 $(TRANSFORMERS5)/.installed $(TRANSFORMERS4)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --editable ".[$(EXTRAS)]"
