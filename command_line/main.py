@@ -8,10 +8,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from command_line import demo, evaluate, predict, tag, train
+from command_line import convert, demo, evaluate, predict, push, tag, train
 
 
-SUBCOMMANDS = (demo, evaluate, predict, tag, train)
+SUBCOMMANDS = (convert, demo, evaluate, predict, push, tag, train)
 
 
 def build_parser() -> argparse.ArgumentParser:

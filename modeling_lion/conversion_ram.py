@@ -166,4 +166,43 @@ def _check_thresholds(thresholds: torch.Tensor, config: RamConfig) -> None:
         )
 
 
-__all__ = ["convert_ram_checkpoint"]
+def to_official_ram(model: RamForImageTagging) -> dict[str, torch.Tensor]:
+    """
+    The state dict of a tagger in official names. What Swin computes itself (`relative_position_index`, `attn_mask`) is
+    not in it: the official loader drops these, too.
+    """
+    state_dict = model.state_dict()
+    transformers_4 = any(name.endswith("attention.self.query.weight") for name in state_dict)
+    block_parts = {ours[transformers_4]: official for official, ours in _SWIN_BLOCK_PARTS.items()}
+    head_parts = {ours: official for official, ours in _HEAD_LAYER_PARTS.items()}
+    official: dict[str, torch.Tensor] = {}
+    for name, tensor in state_dict.items():
+        if name.endswith("relative_position_index"):
+            continue
+        if name == "label_embeddings.weight":
+            official["label_embed"] = tensor
+        elif match := re.fullmatch(r"vision_model\.encoder\.layers\.(\d+)\.blocks\.(\d+)\.(.+)", name):
+            prefix = f"visual_encoder.layers.{match[1]}.blocks.{match[2]}"
+            part, suffix = _split_part(match[3])
+            if part in _SWIN_QKV[transformers_4]:
+                owner = name.removesuffix(part + suffix)
+                fused = [state_dict[owner + each + suffix] for each in _SWIN_QKV[transformers_4]]
+                official[f"{prefix}.attn.qkv{suffix}"] = torch.cat(fused)
+            else:
+                official[f"{prefix}.{block_parts[part]}{suffix}"] = tensor
+        elif match := re.fullmatch(r"tagging_head\.layers\.(\d+)\.(.+)", name):
+            part, suffix = _split_part(match[2])
+            official[f"tagging_head.encoder.layer.{match[1]}.{head_parts[part]}{suffix}"] = tensor
+        else:
+            official[_official_module(name)] = tensor
+    return official
+
+
+def _official_module(name: str) -> str:
+    module, suffix = _split_part(name)
+    if match := re.fullmatch(r"vision_model\.encoder\.layers\.(\d+)\.downsample\.(norm|reduction)", module):
+        return f"visual_encoder.layers.{match[1]}.downsample.{match[2]}{suffix}"
+    return {ours: official.replace("\\", "") for official, ours in _MODULES.items()}[module] + suffix
+
+
+__all__ = ["convert_ram_checkpoint", "to_official_ram"]

@@ -1,0 +1,314 @@
+"""
+Files of weights, one tensor at a time: official ones read, ours written, and neither ever in memory as a whole.
+
+Mapped pages of a file count as a process's memory for as long as the mapping lives. So readers give theirs up again and
+again, and the writer copies tensors straight to the disk.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import pickle
+import re
+import struct
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+
+logger = logging.getLogger(__name__)
+
+DTYPE_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+_DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
+
+_INDEX = "model.safetensors.index.json"
+_SINGLE = "model.safetensors"
+_WRAPPERS = ("model", "state_dict")
+# Read anew after so many bytes: a mapping keeps every page in memory that was touched.
+_BYTES_PER_MAPPING = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Shape and type of a tensor in a file."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+
+    @property
+    def num_bytes(self) -> int:
+        return self.shape.numel() * self.dtype.itemsize
+
+
+class WeightFile:
+    """A file of named tensors. `tensors` describes them, `read` gives one."""
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        self.tensors = self._describe()
+
+    def _describe(self) -> dict[str, TensorInfo]:
+        raise NotImplementedError
+
+    def read(self, name: str) -> torch.Tensor:
+        """The tensor, which may be a view of the file: copy what is to be kept."""
+        raise NotImplementedError
+
+    def release(self) -> None:
+        """Give back the memory that reading took."""
+
+
+class SafetensorsFile(WeightFile):
+    """A safetensors file, opened for every tensor."""
+
+    def _describe(self) -> dict[str, TensorInfo]:
+        tensors = {}
+        with self._open() as file:
+            for name in file.keys():  # noqa: SIM118 (no mapping)
+                view = file.get_slice(name)
+                if view.get_dtype() not in _DTYPES:
+                    raise ValueError(f"{self.path}: {name} is of the type {view.get_dtype()}, which LION does not know")
+                tensors[name] = TensorInfo(torch.Size(view.get_shape()), _DTYPES[view.get_dtype()])
+        return tensors
+
+    def read(self, name: str) -> torch.Tensor:
+        with self._open() as file:
+            return file.get_tensor(name)
+
+    def metadata(self) -> dict[str, str]:
+        with self._open() as file:
+            return file.metadata() or {}
+
+    def _open(self) -> Any:
+        try:
+            return safe_open(self.path, framework="pt")
+        except SafetensorError as error:
+            raise ValueError(f"{self.path} is not a whole safetensors file: {error}") from error
+
+
+class PickleFile(WeightFile):
+    """
+    A file that `torch.save` wrote: a state dict, or one under `"model"` or `"state_dict"` beside an optimiser and the
+    like, which are left alone. Nothing in it is executed.
+
+    Files of the zip format (since torch 1.6) are mapped. Older ones can only be read as a whole; `release` drops them.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self._state_dict: Mapping[str, torch.Tensor] | None = None
+        self._bytes_read = 0
+        self._mapped = zipfile.is_zipfile(path)
+        super().__init__(path)
+
+    def _describe(self) -> dict[str, TensorInfo]:
+        tensors = {}
+        for name, value in self._load().items():
+            if not isinstance(value, torch.Tensor):
+                raise ValueError(f"{self.path}: {name} is no tensor but {type(value).__name__}")
+            tensors[name] = TensorInfo(value.shape, value.dtype)
+        self.release()
+        return tensors
+
+    def read(self, name: str) -> torch.Tensor:
+        tensor = self._load()[name]
+        self._bytes_read += self.tensors[name].num_bytes
+        if self._mapped and self._bytes_read > _BYTES_PER_MAPPING:
+            self.release()  # what the caller holds keeps its mapping until it is done with it
+        return tensor
+
+    def release(self) -> None:
+        self._state_dict, self._bytes_read = None, 0
+
+    def _load(self) -> Mapping[str, torch.Tensor]:
+        if self._state_dict is None:
+            try:
+                content = torch.load(self.path, map_location="cpu", weights_only=True, mmap=self._mapped or None)
+            except pickle.UnpicklingError as error:
+                raise ValueError(
+                    f"{self.path} is not loaded, because it holds more than tensors and plain values, or is damaged: "
+                    f"{str(error).partition('. ')[0]}"
+                ) from error
+            except (RuntimeError, EOFError, struct.error) as error:
+                raise ValueError(f"{self.path} is not a whole file of torch.save: {error}") from error
+            for wrapper in _WRAPPERS:
+                if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+                    content = content[wrapper]
+            if not isinstance(content, Mapping):
+                raise ValueError(f"{self.path} holds no state dict but {type(content).__name__}")
+            self._state_dict = content
+        return self._state_dict
+
+
+def open_weights(path: str | os.PathLike) -> WeightFile:
+    """
+    A file of weights, by its content.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is neither of safetensors nor of `torch.save`, or damaged, or not safe to load.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    with path.open("rb") as file:
+        start = file.read(9)
+    # Eight bytes of length, then a JSON object.
+    return SafetensorsFile(path) if start[8:] == b"{" else PickleFile(path)
+
+
+def find_weights(directory: str | os.PathLike) -> list[Path]:
+    """
+    The files of weights that transformers would load from `directory`, shards in their order; none if there are none.
+
+    Raises:
+        ValueError: an index names files that are not there.
+    """
+    directory = Path(directory)
+    for single in (_SINGLE, "pytorch_model.bin"):
+        index = directory / f"{single}.index.json"
+        if index.is_file():
+            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            shards = [directory / name for name in sorted(set(weight_map.values()))]
+            lacking = [shard.name for shard in shards if not shard.is_file()]
+            if lacking:
+                raise ValueError(f"{directory} lacks {', '.join(lacking)}, named in {index.name}")
+            return shards
+        if (directory / single).is_file():
+            return [directory / single]
+    return []
+
+
+def write_safetensors(
+    path: str | os.PathLike,
+    tensors: Mapping[str, TensorInfo],
+    read: Callable[[str], torch.Tensor],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """
+    Write one safetensors file, tensor by tensor, in the order of `tensors` but the larger types first, as the format
+    asks for.
+
+    Args:
+        path (`str` or `os.PathLike`): The file, replaced if it exists.
+        tensors (`Mapping[str, TensorInfo]`): What goes in.
+        read (`Callable[[str], torch.Tensor]`): Gives a tensor by its name, of that shape and type.
+        metadata (`Mapping[str, str]`, *optional*): Goes beside the format's `{"format": "pt"}`.
+    """
+    names = sorted(tensors, key=lambda name: -tensors[name].dtype.itemsize)
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
+    end = 0
+    for name in names:
+        info = tensors[name]
+        start, end = end, end + info.num_bytes
+        header[name] = {
+            "dtype": DTYPE_NAMES[info.dtype],
+            "shape": list(info.shape),
+            "data_offsets": [start, end],
+        }
+    encoded = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(encoded)) + encoded)
+        for name in names:
+            tensor = read(name)
+            if TensorInfo(tensor.shape, tensor.dtype) != tensors[name]:
+                raise ValueError(
+                    f"{name} is {tuple(tensor.shape)} of {tensor.dtype}, and {tensors[name]} was announced"
+                )
+            file.write(as_bytes(tensor))
+
+
+def write_shards(
+    directory: str | os.PathLike,
+    tensors: Mapping[str, TensorInfo],
+    read: Callable[[str], torch.Tensor],
+    max_shard_size: int,
+) -> list[str]:
+    """
+    Write `model.safetensors`, or shards and `model.safetensors.index.json`, as transformers names them.
+
+    Args:
+        directory (`str` or `os.PathLike`): Where; it exists.
+        tensors, read: As in [`write_safetensors`].
+        max_shard_size (`int`): Bytes of tensors in a file, unless a single one is larger.
+
+    Returns:
+        `list[str]`: the names of the files of tensors.
+    """
+    directory = Path(directory)
+    shards = list(_shards(tensors, max_shard_size))
+    count = len(shards)
+    files = [_SINGLE] if count == 1 else [f"model-{k:05d}-of-{count:05d}.safetensors" for k in range(1, count + 1)]
+    for file, names in zip(files, shards):
+        write_safetensors(directory / file, {name: tensors[name] for name in names}, read)
+        logger.info("Wrote %s with %d tensors.", file, len(names))
+    if count > 1:
+        index = {
+            "metadata": {
+                "total_parameters": sum(info.shape.numel() for info in tensors.values()),
+                "total_size": sum(info.num_bytes for info in tensors.values()),
+            },
+            "weight_map": {name: file for file, names in zip(files, shards) for name in names},
+        }
+        text = json.dumps(index, indent=2, sort_keys=True) + "\n"
+        (directory / _INDEX).write_text(text, encoding="utf-8")
+    return files
+
+
+def _shards(tensors: Mapping[str, TensorInfo], max_shard_size: int) -> Iterator[list[str]]:
+    names: list[str] = []
+    size = 0
+    for name, info in tensors.items():
+        if names and size + info.num_bytes > max_shard_size:
+            yield names
+            names, size = [], 0
+        names.append(name)
+        size += info.num_bytes
+    yield names
+
+
+def as_bytes(tensor: torch.Tensor) -> memoryview:
+    """The values of a tensor as they stand in a safetensors file."""
+    return memoryview(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
+
+
+def checksum(tensor: torch.Tensor) -> str:
+    """SHA-256 of a tensor's values."""
+    return hashlib.sha256(as_bytes(tensor)).hexdigest()
+
+
+def parse_size(text: str) -> int:
+    """
+    Bytes of `"5GB"`, `"500 MB"` or `"2GiB"`.
+
+    Raises:
+        ValueError: it is no such size.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B", text.strip(), re.IGNORECASE)
+    if not match or float(match[1]) <= 0:
+        raise ValueError(f"a size such as 5GB or 500MB was expected, got {text!r}")
+    power = " KMGT".index(match[2].upper() or " ")
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
+
+
+def release(files: Iterable[WeightFile]) -> None:
+    """Give back the memory that reading `files` took."""
+    for file in files:
+        file.release()
