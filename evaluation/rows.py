@@ -31,6 +31,10 @@ PICTURE_FOLDER = "images"
 _ID_COLUMNS = ("question_id", "questionId", "id", "index", "image_id", "img_id", "imgid", "cocoid", "filename")
 
 
+# What a reader raises on purpose, and what it raises where something within a cell is not what it should be.
+_ROW_ERRORS = (ValueError, KeyError, TypeError, AttributeError, IndexError)
+
+
 class DataUnavailableError(ValueError):
     """A benchmark's data set is not there, cannot be read, or lacks columns."""
 
@@ -101,8 +105,8 @@ def read_examples(benchmark: Benchmark, data_dir: str | Path | None = None, limi
     for row in tqdm(table.rows(), title, len(table), unit="row", leave=False, disable=not sys.stderr.isatty()):
         try:
             found = list(dataset.read_row(row))
-        except ValueError as error:
-            _leave_out(unusable, table.name, row.number, _row_id(row), str(error))
+        except _ROW_ERRORS as error:
+            _leave_out(unusable, table.name, row.number, _row_id(row), _row_problem(error))
             continue
         for example in found:
             if example.id in rows_by_id:
@@ -135,6 +139,14 @@ def load_image(example: Example) -> Image.Image:
 def _leave_out(unusable: list[dict[str, Any]], name: str, number: int, identifier: str, reason: str) -> None:
     unusable.append({"row": number, "id": identifier, "reason": reason})
     logger.warning("%s, row %d (%s) is left out: %s", name, number, identifier, reason)
+
+
+def _row_problem(error: Exception) -> str:
+    if isinstance(error, ValueError):
+        return str(error)
+    if isinstance(error, KeyError):
+        return f"there is no {error} in it"
+    return f"it has another form than the data set's rows ({error})"
 
 
 def _row_id(row: Row) -> str:
@@ -290,7 +302,7 @@ def _read_local(benchmark: Benchmark, data_dir: Path) -> tuple[HubDataset, _Tabl
     contents = {path.name: _read_json(path) for path in files if path.suffix == ".json"}
     if contents and len(contents) == len(files):
         for dataset in benchmark.sources:
-            rows = None if dataset.unpack is None else dataset.unpack(contents)
+            rows = None if dataset.unpack is None else _unpack(folder, dataset, contents)
             if rows is not None:
                 return dataset, _local_table(folder, rows, dataset, source)
     picture_names = {dataset.picture_table.name for dataset in benchmark.sources if dataset.picture_table}
@@ -317,6 +329,14 @@ def _read_local(benchmark: Benchmark, data_dir: Path) -> tuple[HubDataset, _Tabl
     raise DataUnavailableError(f"{benchmark.name}: no schema fits. {'. '.join(dict.fromkeys(reasons))}")
 
 
+def _unpack(folder: Path, dataset: HubDataset, contents: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    assert dataset.unpack is not None
+    try:
+        return dataset.unpack(contents)
+    except _ROW_ERRORS as error:
+        raise DataUnavailableError(f"{folder} is not like {dataset.path}: {_row_problem(error)}") from error
+
+
 def _local_table(folder: Path, data: Any, dataset: HubDataset, source: dict[str, Any]) -> _Table:
     source = {**source, "schema": dataset.path, "rows": len(data)}
     return _Table(str(folder), data, source, folder / PICTURE_FOLDER)
@@ -332,9 +352,15 @@ def _sha256(files: Sequence[Path]) -> str:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        text = path.read_text(encoding="utf-8")
+        return json.loads(text)
+    except OSError as error:
         raise DataUnavailableError(f"{path} cannot be read: {error}") from error
+    except ValueError as error:
+        try:
+            return _jsonl_rows(path)  # POPE's files hold an object a line, although their names end in .json
+        except ValueError:
+            raise DataUnavailableError(f"{path} cannot be read: {error}") from error
 
 
 def _read_files(files: Sequence[Path]) -> Any:
@@ -362,26 +388,29 @@ def _json_rows(path: Path) -> list[dict[str, Any]]:
 
 def _jsonl_rows(path: Path) -> list[dict[str, Any]]:
     rows = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines):
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             try:
                 row = json.loads(line)
             except ValueError as error:
-                raise DataUnavailableError(f"{path}, line {number + 1} is no JSON: {error}") from error
+                raise DataUnavailableError(f"{path}, line {number} is no JSON: {error}") from error
             if not isinstance(row, Mapping):
-                raise DataUnavailableError(f"{path}, line {number + 1} is no object")
+                raise DataUnavailableError(f"{path}, line {number} is no object")
             rows.append(dict(row))
     return rows
 
 
 def _csv_rows(path: Path) -> list[dict[str, Any]]:
-    with path.open(encoding="utf-8", newline="") as lines:
-        # MMBench's tables hold pictures in base64.
-        csv.field_size_limit(2**31 - 1)
-        delimiter = "\t" if path.suffix == ".tsv" else ","
-        rows = list(csv.DictReader(lines, delimiter=delimiter))
+    # MMBench's tables hold pictures in base64.
+    csv.field_size_limit(2**31 - 1)
+    delimiter = "\t" if path.suffix == ".tsv" else ","
+    try:
+        with path.open(encoding="utf-8", newline="") as lines:
+            rows = list(csv.DictReader(lines, delimiter=delimiter))
+    except (OSError, ValueError, csv.Error) as error:
+        raise DataUnavailableError(f"{path} cannot be read: {error}") from error
     # Cells are text; those that are lists or numbers in other formats are written as JSON.
     return [{key: _csv_value(value) for key, value in row.items() if key} for row in rows]
 

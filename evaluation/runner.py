@@ -21,6 +21,7 @@ from tqdm import tqdm
 from evaluation.answering import Answer, Answerer, Unanswered, group_by_picture
 from evaluation.benchmark import Benchmark, Example
 from evaluation.benchmarks import BENCHMARKS
+from evaluation.metrics import load_metric
 from evaluation.report import BenchmarkReport, Report, hide_paths
 from evaluation.rows import Examples, read_examples
 from evaluation.scoring import score
@@ -74,7 +75,7 @@ def evaluate(
     dtype: str = "auto",
     device: str | None = None,
     read: Callable[[Benchmark, str | Path | None, int | None], Examples] = read_examples,
-    load_metric: Callable[[str], Any] | None = None,
+    load_metric: Callable[[str], Any] = load_metric,
 ) -> Report:
     """
     Evaluate a checkpoint.
@@ -111,9 +112,6 @@ def evaluate(
         raise ValueError(f"limit must be at least 1, got {limit}")
     if data_dir is not None and not Path(data_dir).is_dir():
         raise ValueError(f"data_dir must be a folder, and there is none at {data_dir}")
-
-    if load_metric is None:
-        from evaluation.metrics import load_metric
 
     state = process_state(device)
     answerer = Answerer.from_pretrained(

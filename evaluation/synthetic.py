@@ -484,7 +484,7 @@ def _write_visdial(folder: Path, scenes: Iterator[Scene], num_rows: int, rng: ra
         questions = list(islice(_questions(scene, tasks, rng), _ROUNDS))
         if len(questions) < _ROUNDS:
             continue
-        turns = []
+        turns: list[dict[str, Any]] = []
         for question in questions:
             # Real candidates are the true answer, plausible ones, popular ones and random ones.
             candidates = list(dict.fromkeys((question.answer, *question.others, *_SHORT_ANSWERS)))

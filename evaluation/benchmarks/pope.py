@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from evaluation.benchmark import Benchmark, Example, HubDataset, Metric
 from evaluation.benchmarks.row import Row
@@ -42,6 +43,17 @@ def _original_row(row: Row) -> Iterator[Example]:
     )
 
 
+def _original_rows(files: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """Rows of `coco_pope_random.json` and its two siblings; the kind of a question stands in its file's name only."""
+    rows: list[dict[str, Any]] = []
+    for name, content in files.items():
+        part = next((part for part in PARTS if part in name.lower()), None)
+        if part is None or not isinstance(content, list) or not content or "label" not in content[0]:
+            return None
+        rows += [{"category": part, **row} for row in content]
+    return rows
+
+
 POPE = Benchmark(
     name="pope",
     title="POPE",
@@ -60,8 +72,9 @@ POPE = Benchmark(
             "test",
             ("question_id", "image", "text", "label", "category"),
             _original_row,
+            unpack=_original_rows,
             local_only=True,
-            note="the original files as one, with a column `category`, and val2014's pictures in images/",
+            note="the original files, one for each kind of question, and val2014's pictures in images/",
         ),
     ),
     metrics={"": Metric("pope", "f1")},
