@@ -1,0 +1,256 @@
+"""A repo on the Hub to write to: requests repeated where that helps, and errors in one line where it doesn't."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import validate_repo_id
+
+
+logger = logging.getLogger(__name__)
+
+MAIN = "main"
+
+WAITS = (1.0, 2.0, 4.0, 8.0)
+"""Seconds before each repetition of a request."""
+PATIENCE = 30.0
+"""Seconds after which no request is repeated any more. Some versions of the client repeat on their own, too."""
+
+_TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
+_MOVED = frozenset({409, 412})
+# What huggingface_hub has spoken HTTP with, by version.
+_HTTP_LIBRARIES = frozenset({"http", "httpcore", "httpx", "httpx2", "requests", "urllib3"})
+
+T = TypeVar("T")
+
+
+class HubError(OSError):
+    """The Hub did not do what it was asked to; one line says what and why."""
+
+
+class HubRepo:
+    """
+    A model repo on the Hub, made if there is none.
+
+    Args:
+        repo_id: its name, with or without the owner.
+        private: whether a new one is private; None leaves it to the owner's settings.
+        revision: the branch to write to, made if there is none. Default: the main one.
+        token: default: the one that is logged in.
+
+    Raises:
+        ValueError: the name is none that a repo can have.
+        HubError: the Hub refuses, or cannot be reached; or the repo is public, and `private` is asked for.
+    """
+
+    def __init__(
+        self,
+        repo_id: str,
+        private: bool | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+    ):
+        check_name(repo_id)
+        self.api = HfApi(token=token)
+        self.repo_id = repo_id
+        self.revision = revision or MAIN
+        url = self.ask("make the repo", lambda: self.api.create_repo(repo_id, private=private, exist_ok=True))
+        self.repo_id = url.repo_id
+        if self.revision != MAIN and not self.revision.startswith("refs/"):
+            self.ask(
+                "make the branch", lambda: self.api.create_branch(self.repo_id, branch=self.revision, exist_ok=True)
+            )
+        info = self.ask("describe the repo", lambda: self.api.model_info(self.repo_id, revision=self.revision))
+        if private and not info.private:
+            raise HubError(f"{self.repo_id} is there already, and public: make it private first, on its settings page")
+        self.head: str = info.sha or ""
+        self.files = [sibling.rfilename for sibling in info.siblings or ()]
+
+    def read(self, path: str) -> str | None:
+        """The text of a file in the repo; None if it has none of that name."""
+        if path not in self.files:
+            return None
+
+        def download() -> str | None:
+            try:
+                return Path(self.api.hf_hub_download(self.repo_id, path, revision=self.head)).read_text("utf-8")
+            except EntryNotFoundError:
+                return None
+
+        return self.ask(f"send {path}", download)
+
+    def commit(self, files: Mapping[str, Path | bytes], deleted: Iterable[str], message: str) -> str:
+        """
+        Write files and delete others in one commit. Large ones are sent before it, so that it is there as a whole or
+        not at all. What the repo holds already is not sent again.
+
+        Returns:
+            The commit's sha; where nothing has changed, that of the last one.
+
+        Raises:
+            HubError: the Hub refuses, cannot be reached, or the branch has got another commit meanwhile.
+        """
+        additions = [
+            CommitOperationAdd(path, content if isinstance(content, bytes) else str(content))
+            for path, content in files.items()
+        ]
+        deletions = [CommitOperationDelete(path) for path in deleted]
+        tries = itertools.count()
+
+        def attempt() -> str:
+            if next(tries):
+                # The answer may have got lost, and not the commit.
+                found = self.find_commit(additions, deletions)
+                if found is not None:
+                    return found
+            return self.api.create_commit(
+                self.repo_id,
+                [*additions, *deletions],
+                commit_message=message,
+                revision=self.revision,
+                parent_commit=self.head,
+            ).oid
+
+        try:
+            return self.ask("take the files", attempt)
+        except HubError as error:
+            try:
+                found = self.find_commit(additions, deletions)
+            except HubError:
+                raise  # another commit: says more than that this one is refused
+            except Exception:
+                raise error from error.__cause__
+            if found is None:
+                raise HubError(f"{error}; {self.revision} is as it was") from error.__cause__
+            return found
+
+    def find_commit(
+        self, additions: Sequence[CommitOperationAdd], deletions: Sequence[CommitOperationDelete]
+    ) -> str | None:
+        """
+        The newest commit, if it is one on top of [`HubRepo.head`] that holds these files; None while there is no other.
+
+        Raises:
+            HubError: there is one, with something else in it.
+        """
+        newest = self.api.model_info(self.repo_id, revision=self.revision).sha
+        if newest == self.head:
+            return None
+        tree = self.api.list_repo_tree(self.repo_id, revision=newest, recursive=True)
+        files = [entry for entry in tree if isinstance(entry, RepoFile)]
+        held = {file.path: file.lfs.sha256 if file.lfs else file.blob_id for file in files}
+        for addition in additions:
+            if held.get(addition.path_in_repo) not in _object_ids(addition):
+                break
+        else:
+            if not any(deletion.path_in_repo in held for deletion in deletions):
+                return newest
+        raise HubError(f"{self.revision} of {self.repo_id} got another commit meanwhile, and this one was not made")
+
+    def ask(self, what: str, request: Callable[[], T]) -> T:
+        """
+        Do what a function asks the Hub for, again after a while where it answers that it cannot now, or not at all.
+
+        Args:
+            what: what the Hub is to do, for error messages.
+            request: asks; it may be called several times.
+
+        Raises:
+            HubError: with one line that says what could not be done, and why.
+        """
+        begin = time.monotonic()
+        for wait in (*WAITS, None):
+            try:
+                return request()
+            except HubError:
+                raise
+            except Exception as error:
+                cause = _cause(error)
+                if cause is None:
+                    raise
+                if not _is_transient(cause) or wait is None or time.monotonic() - begin + wait > PATIENCE:
+                    raise HubError(self._explain(what, cause)) from cause
+                logger.warning("The Hub did not %s (%s); once more in %g s.", what, _brief(cause), wait)
+                time.sleep(wait)
+        raise AssertionError("unreachable")
+
+    def _explain(self, what: str, error: BaseException) -> str:
+        """One line about an error, with what to do."""
+        if isinstance(error, OfflineModeIsEnabled):
+            return "the Hub cannot be asked while HF_HUB_OFFLINE is set"
+        status = status_of(error)
+        start = f"{self.api.endpoint} did not {what} {self.repo_id}"
+        if what.startswith(("take", "send")):
+            start = f"{self.api.endpoint} did not {what}, for {self.repo_id}"
+        if status == 401:
+            return f"{start} ({_brief(error)}): log in with `hf auth login`, or give a token that is valid"
+        if status == 403:
+            return f"{start} ({_brief(error)}): the token may not write there"
+        if status == 404:
+            return f"{start} ({_brief(error)}): there is no such repo or branch, or the token may not see it"
+        if status in _MOVED:
+            return f"{start} ({_brief(error)}): somebody has changed the repo meanwhile; push again"
+        return f"{start} ({_brief(error)})"
+
+
+def check_name(repo_id: str) -> None:
+    """Raise a `ValueError` in one line if a repo can't have this name."""
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(f"{repo_id!r} can't be the NAME or OWNER/NAME of a repo on the Hub: {error}") from None
+
+
+def status_of(error: BaseException | None) -> int | None:
+    """The HTTP status that an error is about, if it is about one."""
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    """The error of Hub or network in which another one has its cause."""
+    for cause in _chain(error):
+        if isinstance(cause, HfHubHTTPError | OfflineModeIsEnabled | ConnectionError | TimeoutError):
+            return cause
+        if type(cause).__module__.partition(".")[0] in _HTTP_LIBRARIES:
+            return cause
+    return None
+
+
+def _is_transient(error: BaseException) -> bool:
+    if isinstance(error, OfflineModeIsEnabled):
+        return False
+    status = status_of(error)
+    return status is None or status in _TRANSIENT
+
+
+def _brief(error: BaseException) -> str:
+    """The status and what the server says, or the kind of the network's error."""
+    status = status_of(error)
+    if status is None:
+        return f"no connection: {type(error).__name__}"
+    said = " ".join((getattr(error, "server_message", None) or "").split())
+    return f"{status}: {said}" if said else str(status)
+
+
+def _object_ids(addition: CommitOperationAdd) -> tuple[str, str]:
+    """What the Hub may know a file's content by: SHA-256 of a large one, Git's SHA-1 of others."""
+    with addition.as_file() as file:
+        small = hashlib.sha1(b"blob %d\0" % addition.upload_info.size)
+        while block := file.read(1 << 20):
+            small.update(block)
+    return addition.upload_info.sha256.hex(), small.hexdigest()

@@ -1,0 +1,174 @@
+"""Which files of a directory make up a repo, and whether they are complete."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+
+CARD = "README.md"
+CHECKPOINT = "checkpoint"
+ADAPTER = "adapter"
+CONFIG = {CHECKPOINT: "config.json", ADAPTER: "adapter_config.json"}
+WEIGHTS = {CHECKPOINT: "model.safetensors", ADAPTER: "adapter_model.safetensors"}
+
+_SUFFIXES = frozenset({".jinja", ".json", ".md", ".model", ".py", ".safetensors", ".txt"})
+_IMAGES = frozenset({".gif", ".jpeg", ".jpg", ".png", ".webp"})
+_NAMES = frozenset({"LICENSE", "NOTICE"})
+_PICKLED = frozenset({".bin", ".ckpt", ".h5", ".msgpack", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth"})
+# What a training run leaves behind, with paths, host names and settings of the machine it ran on.
+_OF_TRAINING = frozenset({"recipe.json", "stage_result.json", "trainer_state.json", "training_args.json"})
+_FOLDERS_OF_TRAINING = re.compile(r"checkpoint-\d+|global_step\d+|runs|logs|tags|wandb|tensorboard|.*\.partial")
+_SHARDS = r"(?:-\d+-of-\d+)?\.(?:bin|safetensors)(?:\.index\.json)?"
+_ANY_WEIGHTS = {
+    CHECKPOINT: re.compile("(?:pytorch_)?model" + _SHARDS),
+    ADAPTER: re.compile("adapter_model" + _SHARDS),
+}
+_RELATIVE_IMPORT = re.compile(r"^\s*from\s+\.(\w+)\s+import", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """
+    The files of a directory that go into a repo.
+
+    Attributes:
+        kind: `"checkpoint"` or `"adapter"`.
+        files: where they lie, by their paths in the repo.
+        left_out: why others do not go, by the same.
+    """
+
+    kind: str
+    files: Mapping[str, Path]
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+
+def select(directory: str | os.PathLike) -> Selection:
+    """
+    The files of a checkpoint's or an adapter's directory that belong into a repo. What training left there does not,
+    nor does anything pickled, hidden or of an unknown kind.
+
+    Raises:
+        ValueError: the directory holds neither a checkpoint nor an adapter, or an incomplete one.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise ValueError(f"`directory` must be that of a checkpoint or an adapter, and there is none at {directory}")
+    kind = next((kind for kind, config in CONFIG.items() if (directory / config).is_file()), None)
+    if kind is None:
+        raise ValueError(
+            f"`directory` must hold a checkpoint ({CONFIG[CHECKPOINT]}) or an adapter ({CONFIG[ADAPTER]}), and "
+            f"{directory} holds neither"
+        )
+    files, left_out = {}, {}
+    for path in _walk(directory):
+        name = path.relative_to(directory).as_posix()
+        reason = "a training run's" if path.is_dir() else _reason_to_leave_out(path)
+        if reason:
+            left_out[name] = reason
+        else:
+            files[name] = path
+    _check_weights(directory, kind, files)
+    if kind == CHECKPOINT:
+        _check_code(directory, files)
+    return Selection(kind, files, left_out)
+
+
+def stale_files(remote: Iterable[str], selection: Selection) -> list[str]:
+    """
+    The weights in a repo that a new version leaves without a use: of another number of shards, or pickled. The
+    libraries might load them in place of the new ones.
+    """
+    weights = _ANY_WEIGHTS[selection.kind]
+    folders = {PurePosixPath(file).parent for file in selection.files if weights.fullmatch(PurePosixPath(file).name)}
+    return sorted(
+        file
+        for file in set(remote) - set(selection.files)
+        if PurePosixPath(file).parent in folders and weights.fullmatch(PurePosixPath(file).name)
+    )
+
+
+def read_safetensors_header(path: Path) -> dict[str, Any]:
+    """
+    Names, shapes and types of a file's tensors, and its `__metadata__`.
+
+    Raises:
+        ValueError: it is no such file, or it ends too early.
+    """
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as file:
+            length = struct.unpack("<Q", file.read(8))[0]
+            header: dict[str, Any] = json.loads(file.read(length)) if length < size else {"": None}
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    except (struct.error, ValueError, AttributeError, KeyError, TypeError):
+        raise ValueError(f"{path.name} is not a complete safetensors file") from None
+    if size != 8 + length + max(ends, default=0):
+        raise ValueError(f"{path.name} is not a complete safetensors file: {size} bytes")
+    return header
+
+
+def _walk(directory: Path) -> Iterator[Path]:
+    """All files in sorted order, and the folders of training runs as a whole."""
+    for path in sorted(directory.iterdir()):
+        if path.name.startswith(".") or path.name == "__pycache__":
+            continue
+        if not path.is_dir():
+            yield path
+        elif _FOLDERS_OF_TRAINING.fullmatch(path.name):
+            yield path
+        elif not path.is_symlink():
+            yield from _walk(path)
+
+
+def _reason_to_leave_out(path: Path) -> str | None:
+    if path.suffix in _PICKLED:
+        return "pickled, or not known to be free of pickles"
+    if path.name in _OF_TRAINING or ".tfevents." in path.name:
+        return "a training run's"
+    if path.name in _NAMES or path.suffix in _SUFFIXES or path.suffix in _IMAGES:
+        return None
+    return "of a kind that no checkpoint needs"
+
+
+def _check_weights(directory: Path, kind: str, files: Mapping[str, Path]) -> None:
+    name = WEIGHTS[kind]
+    index = files.get(f"{name}.index.json")
+    if index is not None:
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        missing = sorted(shards - set(files))
+        if missing:
+            raise ValueError(f"{directory} is incomplete: {index.name} names {missing[0]}, which is not there")
+    elif name not in files:
+        raise ValueError(f"{directory} is incomplete: it has no {name} (weights of other formats are not pushed)")
+    for path in files.values():
+        if path.suffix == ".safetensors":
+            read_safetensors_header(path)
+
+
+def _check_code(directory: Path, files: Mapping[str, Path]) -> None:
+    """Whether all code is there that `config.json` names, with what that imports from beside it."""
+    config = json.loads((directory / CONFIG[CHECKPOINT]).read_text(encoding="utf-8"))
+    values = [value for entry in (config.get("auto_map") or {}).values() for value in _names(entry)]
+    values += [pipeline["impl"] for pipeline in (config.get("custom_pipelines") or {}).values()]
+    # A name of another repo stands in front of `--`: that code does not travel with this one.
+    wanted = [f"{value.partition('.')[0]}.py" for value in values if "--" not in value]
+    seen: set[str] = set()
+    while wanted:
+        file = wanted.pop()
+        if file in seen:
+            continue
+        seen.add(file)
+        if file not in files:
+            raise ValueError(f"{directory} is incomplete: its code needs {file}, which is not there")
+        wanted += [f"{module}.py" for module in _RELATIVE_IMPORT.findall(files[file].read_text(encoding="utf-8"))]
+
+
+def _names(entry: Any) -> list[str]:
+    return [entry] if isinstance(entry, str) else [name for name in entry or () if name]
