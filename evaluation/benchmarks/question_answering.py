@@ -214,15 +214,15 @@ def _iconqa(row: Row) -> Iterator[Example]:
     if row.text("ques_type") != "choose_txt":
         return
     choices = _choice_list(row, "choices", separator=",")
-    answer = row.text("answer")
-    if answer in choices:
+    if "query_image" in row:
+        answer = row.text("answer")
+        if answer not in choices:
+            raise ValueError(f"'answer' {answer!r} is none of the choices {', '.join(choices)}")
         if choices.count(answer) > 1:
             raise ValueError(f"'answer' {answer!r} is more than one of the choices {', '.join(choices)}")
         correct = choices.index(answer)
-    elif "query_image" not in row and answer.isdecimal():  # the original files give its number
-        correct = _index(int(answer), choices, "answer")
-    else:
-        raise ValueError(f"'answer' {answer!r} is none of the choices {', '.join(choices)}")
+    else:  # the original files give its number
+        correct = _index(row.integer("answer"), choices, "answer")
     identifier = row.text("question_id")
     yield Example(
         id=identifier,
