@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from lmms_eval.api.instance import GenerationResult
 from lmms_eval.api.model import lmms
 from loguru import logger as lmms_eval_logger
 
@@ -93,8 +94,9 @@ class Lion(lmms):
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         return self._loaded().generate(requests)
 
-    def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-        return self._loaded().score(requests)
+    def loglikelihood(self, requests: Sequence[Any]) -> list[GenerationResult]:
+        # lmms-eval 0.7 turns a bare pair into a string, which no task can score; what is wrapped arrives as it is.
+        return [GenerationResult(pair) for pair in self._loaded().score(requests)]
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
         task = requests[0].task_name
