@@ -22,6 +22,7 @@ from modeling_lion.modeling_lion import LionForConditionalGeneration
 from modeling_lion.peft_lion import fold_adapters, initialize_adapter
 from processing_lion import LionProcessor
 from trainers.datasets_lion import build_dataset, load_function
+from trainers.precision import has_fast_bfloat16
 from trainers.recipe import Recipe, SourceRecipe
 from trainers.rows import BadRows
 from trainers.sft_config import LionSFTConfig
@@ -131,7 +132,7 @@ def run_stage(recipe: Recipe, name: str, resume: bool = False) -> Path:
 
 def training_arguments(recipe: Recipe, stage: Stage) -> LionSFTConfig:
     """
-    The stage's settings.
+    The stage's settings. A recipe's `bf16: auto` means bfloat16 where the device has instructions for it.
 
     Raises:
         ValueError: a field that `LionSFTConfig` does not have, or a value it refuses; stage and field are named.
@@ -146,6 +147,8 @@ def training_arguments(recipe: Recipe, stage: Stage) -> LionSFTConfig:
         raise ValueError(f"Stage {stage.name}: `training` has {unknown}, which LionSFTConfig does not know.")
     if not recipe.sources(stage, evaluation=True):
         fields["eval_strategy"] = "no"
+    if fields.get("bf16") == "auto":
+        fields["bf16"] = has_fast_bfloat16(use_cpu=bool(fields.get("use_cpu")))
     defaults = {"seed": recipe.seed, "bad_rows": recipe.bad_rows, "run_name": stage.name}
     try:
         return LionSFTConfig(output_dir=str(Path(recipe.output_dir) / stage.name), **{**defaults, **fields})

@@ -18,6 +18,7 @@ from configuration_lion import LionConfig
 from modeling_lion.modeling_lion import LionForConditionalGeneration
 from processing_lion import LionProcessor
 from trainers import LionSFTConfig, LionSFTTrainer
+from trainers.precision import has_fast_bfloat16
 from trainers.world.backbones import Phases, is_of_a_connector
 from trainers.world.teachers import ConnectorTeacher
 
@@ -64,14 +65,14 @@ class Trainings:
         return directory
 
     def _base(self, *phases: str) -> LionForConditionalGeneration:
-        run = Phases(self.base, {}, 0, True, 1)
+        run = Phases(self.base, {}, 0, has_fast_bfloat16(), 1)
         lion, _ = run.build_lion()
         for phase in phases:
             (lion.vision_model if phase == "tower" else lion).load_state_dict(run.weights(phase))
         return lion
 
     def _new_connectors(self, depths: str) -> LionForConditionalGeneration:
-        run = Phases(self.base, {"connectors": self.connector_steps}, 0, True, 250)
+        run = Phases(self.base, {"connectors": self.connector_steps}, 0, has_fast_bfloat16(), 250)
         lion = self._base("language", "tower")
         config = lion.config
         if depths == "last":
@@ -131,7 +132,7 @@ class Trainings:
             eval_strategy="no",
             image_augmentation=False,
             plots=False,
-            bf16=True,
+            bf16=has_fast_bfloat16(),
             use_cpu=not torch.cuda.is_available(),
         )
         rows = training_rows(leg.stage.levels, steps * _BATCH, self.seed, number, leg.tags)

@@ -34,6 +34,7 @@ from modeling_lion.modeling_lion import LionForConditionalGeneration
 from modeling_lion.modeling_ram import RamForImageTagging
 from processing_lion.image_processing_lion import LionImageProcessor
 from processing_lion.processing_lion import LionProcessor
+from trainers.precision import has_fast_bfloat16
 from trainers.world.batches import InstructionBatches, PatchBatches
 from trainers.world.initialization import initialize_by_similarity
 from trainers.world.language import TAGS
@@ -79,7 +80,7 @@ def pretrain_backbones(
     resume: bool = False,
     steps: Mapping[str, int] | None = None,
     seed: int = 0,
-    bf16: bool = True,
+    bf16: bool | None = None,
     save_steps: int = 250,
     processes: int = 1,
 ) -> Path:
@@ -91,7 +92,8 @@ def pretrain_backbones(
         resume (`bool`): Whether to go on where an earlier call stopped; phases that are finished are not repeated.
         steps (`Mapping[str, int]`, *optional*): Optimiser steps by phase, in place of those of [`STEPS`].
         seed (`int`): Seed of the initialisations.
-        bf16 (`bool`): Whether to compute in bfloat16 where that is safe.
+        bf16 (`bool`, *optional*):
+            Whether to compute in bfloat16 where that is safe. Defaults to where the device has instructions for it.
         save_steps (`int`): Steps between checkpoints.
         processes (`int`): How many phases may run side by side, each on its share of torch's threads.
 
@@ -116,6 +118,7 @@ def pretrain_backbones(
         raise ValueError(f"{output_dir} holds an earlier run: resume it, or choose another directory")
 
     build_processor(output_dir / "tokenizers").save_pretrained(output_dir / _PROCESSOR)
+    bf16 = has_fast_bfloat16() if bf16 is None else bf16
     phases = Phases(output_dir, steps, seed, bf16, save_steps)
     independent = [phase for phase, earlier in _STARTS_FROM.items() if not earlier]
     if processes == 1:
