@@ -78,6 +78,7 @@ class HubDataset:
             row holds several questions, none where it does not belong to the benchmark. Raises `ValueError` for a row
             that cannot be used.
         revision: branch, tag or commit, where the main one does not serve.
+        folder: folder of the repo that holds the files, where the repo does not say which they are.
         picture_table: where the pictures are, if not in the rows.
         unpack: the parsed JSON files of a local folder, by file name, to rows; `None` where they are not of this kind.
             For distributions whose annotation files are no plain lists of rows.
@@ -91,6 +92,7 @@ class HubDataset:
     read_row: Callable[[Any], Iterable[Example]]
     name: str | None = None
     revision: str | None = None
+    folder: str | None = None
     picture_table: PictureTable | None = None
     unpack: Callable[[Mapping[str, Any]], list[dict[str, Any]] | None] | None = None
     local_only: bool = False

@@ -261,16 +261,19 @@ def _load_hub_table(dataset: HubDataset, name: str | None, split: str) -> _Table
 
     full_name = f"{dataset.path}{f' ({name})' if name else ''}, split {split}"
     try:
-        data = datasets.load_dataset(dataset.path, name, split=split, revision=dataset.revision)
+        data = datasets.load_dataset(
+            dataset.path, name, data_dir=dataset.folder, split=split, revision=dataset.revision
+        )
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         message = " ".join(str(error).split())
         raise DataUnavailableError(f"the data set {full_name} is not available: {message}") from error
-    found = re.search(r"@([0-9a-f]{40})/", " ".join(getattr(data, "download_checksums", None) or {}))
+    # The cache keeps the data sets of the Hub in folders that are named after their commits.
+    commits = [re.search(r"[/\\]([0-9a-f]{40})[/\\]", file["filename"]) for file in data.cache_files]
     source = {
         "dataset": dataset.path,
         "config": name,
         "split": split,
-        "revision": found.group(1) if found else dataset.revision,
+        "revision": commits[0].group(1) if commits and commits[0] else dataset.revision,
         "fingerprint": data._fingerprint,
         "rows": len(data),
     }

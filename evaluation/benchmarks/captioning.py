@@ -80,8 +80,8 @@ FLICKR30K = Benchmark(
             "test",
             ("image", "caption", "img_id", "split"),
             _flickr30k,
-            name="TEST",
             revision="refs/convert/parquet",
+            folder="TEST",
             note="31,014 rows; those whose column `split` is `test`, 1,000, are used. The repo is a loading script, "
             "which `datasets` no longer runs: its conversion to parquet is read",
         ),
