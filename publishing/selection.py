@@ -105,7 +105,9 @@ def read_safetensors_header(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             length = struct.unpack("<Q", file.read(8))[0]
-            header: dict[str, Any] = json.loads(file.read(length)) if length < size else {"": None}
+            if length >= size:
+                raise ValueError
+            header: dict[str, Any] = json.loads(file.read(length))
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
     except (struct.error, ValueError, AttributeError, KeyError, TypeError):
         raise ValueError(f"{path.name} is not a complete safetensors file") from None

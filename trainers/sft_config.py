@@ -133,5 +133,9 @@ class LionSFTConfig(trl.SFTConfig):
             raise ValueError("`remove_unused_columns` must be False: the collator needs pictures and texts.")
         if self.packing or self.padding_free:
             raise ValueError("`packing` and `padding_free` are for decoder-only models; leave them False.")
+        if self.hub_strategy in ("checkpoint", "all_checkpoints"):
+            raise ValueError(
+                "`hub_strategy` must be 'every_save' or 'end': states of optimisers are pickled, and are not pushed."
+            )
         if self.label_smoothing_factor:
             raise ValueError("`label_smoothing_factor` is not supported: the loss is the model's own.")

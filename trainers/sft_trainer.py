@@ -3,22 +3,29 @@
 import contextlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
 import trl
+from huggingface_hub import run_as_future
 from torch import nn
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_utils import HubStrategy
+from transformers.utils.hub import PushInProgress
 
+from publishing import Push, push_directory
 from trainers.answer_metrics import ComputeAnswerMetrics
 from trainers.augmentation import Augmentation
 from trainers.collator import LionDataCollator
 from trainers.plots import plot_losses, plot_routers, router_weights
+from trainers.pushing import push_copy, tag_card
 from trainers.rows import BadRows
 from trainers.sft_config import LionSFTConfig
 from trainers.stages import get_stage
@@ -255,6 +262,81 @@ class LionSFTTrainer(trl.SFTTrainer):
             # Settings are text here, not a pickle.
             (directory / TRAINING_ARGS_NAME).unlink(missing_ok=True)
             (directory / "training_args.json").write_text(self.args.to_json_string(), encoding="utf-8")
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Does nothing: TRL's card is a text generator's. Where nobody has written one, pushing makes one."""
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        tags: str | Iterable[str] = (),
+        dataset_name: str | None = None,
+        **kwargs: Any,
+    ) -> "Push | Future[Push] | None":
+        """
+        Save model or adapter and processor to `args.output_dir`, and push them in one commit to `args.hub_model_id`, or
+        to a repo with the directory's name. Nothing else of that directory is pushed; see `publishing.push_directory`.
+
+        Args:
+            commit_message (`str`, *optional*): The commit's message.
+            blocking (`bool`): Whether to return only when it is done.
+            token (`str`, *optional*): Instead of `args.hub_token` or the one that is logged in.
+            revision (`str`, *optional*): Branch instead of `args.hub_revision`, or the main one.
+            private (`bool`, *optional*): Whether a new repo is private, instead of `args.hub_private_repo`.
+            tags (`str` or `Iterable[str]`): Tags of the card, beside those it has.
+            dataset_name (`str`, *optional*): Data set on the Hub, for the card.
+            kwargs: Of `publishing.push_directory`, as `base_model`.
+
+        Returns:
+            What was pushed, or without `blocking` a `Future` of it; None on all processes but the first.
+
+        Raises:
+            ValueError: something would tell of this machine; nothing was pushed.
+            OSError: the Hub refuses, or cannot be reached.
+        """
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        self._finish_current_push()
+        push = partial(
+            push_directory,
+            self.args.output_dir,
+            self._repo_to_push_to(),
+            private=self.args.hub_private_repo if private is None else private,
+            revision=revision or self.args.hub_revision,
+            message=commit_message,
+            token=token or self.args.hub_token,
+            edit_card=tag_card([*self._tag_names, *([tags] if isinstance(tags, str) else tags)], dataset_name),
+            **kwargs,
+        )
+        return push() if blocking else run_as_future(push)
+
+    def _repo_to_push_to(self) -> str:
+        # Set once the repo has been made, with its owner.
+        return self.hub_model_id or self.args.hub_model_id or Path(self.args.output_dir).absolute().name
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        # transformers pushes all of `output_dir`, with pickled arguments that it writes for that.
+        if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
+            return
+        running: PushInProgress | None = getattr(self, "push_in_progress", None)
+        if running is not None and not running.is_done() and not self.args.hub_always_push:
+            return
+        push = push_copy(
+            checkpoint_folder,
+            self._repo_to_push_to(),
+            private=self.args.hub_private_repo,
+            revision=self.args.hub_revision,
+            message=f"Training in progress, step {self.state.global_step}",
+            token=self.args.hub_token,
+            edit_card=tag_card(self._tag_names),
+        )
+        earlier = [] if running is None else running.jobs
+        self.push_in_progress = PushInProgress([*earlier, run_as_future(push)])
 
     def plot(self, output_dir: str | os.PathLike | None = None) -> list[Path]:
         """Draw `loss.png` and, if the model has routers, `routers.png` into `output_dir`."""

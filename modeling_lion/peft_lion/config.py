@@ -1,7 +1,9 @@
 """What one stage of LION adds to a bare LION."""
 
+import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from peft import PeftConfig
 
@@ -19,6 +21,7 @@ class LionPeftType(str):
 LION_ADAPTER = LionPeftType("LION_ADAPTER")
 
 _POSSIBLE_ADAPTERS = [[SHARED_ADAPTER], *([task] for task in TASKS), list(TASKS)]
+_REPO_NAME = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)?")
 # The last sub-layer of every T5 block, where the adapters stand.
 _FEED_FORWARD_LAYERS = r"language_model\.(encoder\.block\.\d+\.layer\.1|decoder\.block\.\d+\.layer\.2)"
 
@@ -86,6 +89,16 @@ class LionAdapterConfig(PeftConfig):
                 self.visual_branches = [branch for branch in VISUAL_BRANCHES if branch in own]
         else:
             self._check_visual_branches()
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """
+        As in PEFT, except that the base model is only named if its name means something elsewhere: what is saved may be
+        pushed to the Hub, and the path of a local directory is nobody else's business.
+        """
+        name = self.base_model_name_or_path
+        local = name is not None and (os.path.exists(name) or _REPO_NAME.fullmatch(name) is None)
+        without: dict[str, Any] = {"base_model_name_or_path": None} if local else {}
+        PeftConfig.save_pretrained(replace(self, **without), save_directory, **kwargs)
 
     def _check_trained_modules(self) -> None:
         names = self.trained_modules

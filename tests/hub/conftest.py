@@ -2,8 +2,10 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 import transformers
@@ -14,8 +16,10 @@ from configuration_lion import RamConfig
 from modeling_lion import LionTagger, RamForImageTagging
 from processing_lion import LionImageProcessor, LionProcessor, add_qformer_bos_token
 from tests.golden import FIXTURES, load_golden_model
+from tests.hub.loopback import LoopbackHub
 
 
+TOKEN = "hf_" + "a" * 34
 THIS_MAJOR = int(transformers.__version__.split(".")[0])
 
 
@@ -92,3 +96,36 @@ def load_elsewhere(tmp_path, image):
         return {**findings, "stderr": done.stderr}
 
     return load
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A loopback Hub that this process's own client talks to, logged in, and without waiting before it tries again."""
+    with LoopbackHub({TOKEN: "write"}) as hub:
+        settings = {
+            "ENDPOINT": hub.url,
+            "HF_HUB_CACHE": str(tmp_path / "hub-cache"),
+            "HF_HUB_DISABLE_TELEMETRY": True,
+            "HF_HUB_DISABLE_XET": True,
+            "HF_HUB_OFFLINE": False,
+            "HUGGINGFACE_CO_URL_TEMPLATE": hub.url + "/{repo_id}/resolve/{revision}/{filename}",
+        }
+        for name, value in settings.items():
+            monkeypatch.setattr(huggingface_hub.constants, name, value)
+        # Copies that were made when the libraries were imported.
+        monkeypatch.setattr(
+            huggingface_hub.file_download, "HUGGINGFACE_CO_URL_TEMPLATE", settings["HUGGINGFACE_CO_URL_TEMPLATE"], False
+        )
+        monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", hub.url)
+        monkeypatch.setattr(transformers.utils.hub, "_is_offline_mode", False, raising=False)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        monkeypatch.setattr(time, "sleep", lambda seconds: None)
+        _reset_client()
+        yield hub
+    _reset_client()
+
+
+def _reset_client() -> None:
+    """Let the client of either major version begin anew, with the settings there are now."""
+    module = huggingface_hub.utils._http
+    (module.reset_sessions if hasattr(module, "reset_sessions") else module.close_session)()

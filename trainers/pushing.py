@@ -1,0 +1,72 @@
+"""What a trainer pushes to the Hub: the same as `lion push`, at the end or while training goes on."""
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import RepoCard
+
+from publishing import Push, push_directory, select
+
+
+logger = logging.getLogger(__name__)
+
+
+def push_copy(directory: str | os.PathLike, repo_id: str, **kwargs: Any) -> Callable[[], Push | None]:
+    """
+    Prepare to push a directory as it is now, whatever becomes of it later.
+
+    Args:
+        directory: a checkpoint's or an adapter's.
+        repo_id: the repo.
+        kwargs: of `push_directory`.
+
+    Returns:
+        A function that pushes. An error does not stop the training that goes on meanwhile: it is logged.
+    """
+    # Beside the directory, where files can have a second name in place of a copy.
+    copy = Path(tempfile.mkdtemp(prefix=".push-", dir=Path(directory).parent))
+    for file, path in select(directory).files.items():
+        (copy / file).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path, copy / file)
+        except OSError:
+            shutil.copy2(path, copy / file)
+
+    def push() -> Push | None:
+        try:
+            return push_directory(copy, repo_id, **kwargs)
+        except (OSError, ValueError) as error:
+            logger.warning("%s was not pushed: %s", directory, error)
+            return None
+        finally:
+            shutil.rmtree(copy, ignore_errors=True)
+
+    return push
+
+
+def tag_card(tags: str | Iterable[str] = (), dataset_name: str | None = None) -> Callable[[str], str]:
+    """
+    A function that adds to a card's metadata.
+
+    Args:
+        tags: beside those it has.
+        dataset_name: a data set on the Hub.
+    """
+    wanted = [tags] if isinstance(tags, str) else list(tags)
+
+    def edit(text: str) -> str:
+        card = RepoCard(text)
+        had = list(card.data.get("tags") or [])
+        card.data["tags"] = had + [tag for tag in dict.fromkeys(wanted) if tag not in had] or None
+        if dataset_name is not None:
+            named = card.data.get("datasets") or []
+            named = [named] if isinstance(named, str) else list(named)
+            card.data["datasets"] = named if dataset_name in named else [*named, dataset_name]
+        return str(card)
+
+    return edit
