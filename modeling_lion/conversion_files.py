@@ -229,9 +229,7 @@ def write_safetensors(
         for name in names:
             tensor = read(name)
             if TensorInfo(tensor.shape, tensor.dtype) != tensors[name]:
-                raise ValueError(
-                    f"{name} is {tuple(tensor.shape)} of {tensor.dtype}, and {tensors[name]} was announced"
-                )
+                raise ValueError(f"{name} is not {tensors[name]}, as announced, but {tensor.shape} of {tensor.dtype}")
             file.write(as_bytes(tensor))
 
 

@@ -432,13 +432,20 @@ class OfficialConversion:
         needed = sum(info.num_bytes for info in tensors.values())
         needed += 0 if self.tagger is None else self.tagger.num_bytes
         with new_directory(directory, needed) as partial:
-            write_shards(partial, tensors, lambda name: self._read(name, tensors[name].dtype), max_shard_size)
+            # transformers 5 loads weights that have no configuration, taking its defaults, which are a released LION's.
+            # So they are out of its sight until everything else is there, and their index comes last.
+            unfinished = partial / "unfinished"
+            unfinished.mkdir()
+            write_shards(unfinished, tensors, lambda name: self._read(name, tensors[name].dtype), max_shard_size)
             self.processor.save_pretrained(partial)
             write_code(partial, LION_CODE)
             if self.tagger is not None:
                 self.tagger.write(partial / TAGGER_SUBFOLDER)
             write_card(partial / CARD_FILE, self._card_facts(dtype))
             self._write_config(partial, dtype)
+            for file in sorted(unfinished.iterdir(), key=lambda file: file.suffix == ".json"):
+                file.rename(partial / file.name)
+            unfinished.rmdir()
         return Path(directory)
 
     def _read(self, name: str, dtype: torch.dtype) -> torch.Tensor:
@@ -448,13 +455,13 @@ class OfficialConversion:
         return self.plan.read(name, dtype)
 
     def _write_config(self, directory: Path, dtype: torch.dtype) -> None:
-        """Last of all: transformers loads nothing that has no configuration."""
         with torch.device("meta"):
             model = LionForConditionalGeneration(self.config)
         model.generation_config.save_pretrained(directory)
         config = model.config
         config.architectures = [type(model).__name__]
-        config.dtype = str(dtype).removeprefix("torch.")
+        for part in (config, *(getattr(config, name) for name in config.sub_configs)):
+            part.dtype = str(dtype).removeprefix("torch.")
         config.auto_map = dict(LION_AUTO_MAP)
         config.custom_pipelines = LION_PIPELINES
         config.save_pretrained(directory)
