@@ -192,7 +192,10 @@ class RequestAnswerer:
 
     def _picture(self, arguments: Sequence[Any]) -> Image.Image:
         _, _, doc_to_visual, number, task, split = arguments
-        return _one_picture(doc_to_visual, self.rows[task][split][number], _row_name(arguments))
+        try:
+            return _one_picture(doc_to_visual, self.rows[task][split][number])
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{_row_name(arguments)}: {error}") from error
 
     def _answer(
         self,
@@ -241,10 +244,12 @@ def _row_name(arguments: Sequence[Any]) -> str:
     return f"{task}, row {number} of {split}"
 
 
-def _one_picture(doc_to_visual: Callable[[Any], Any] | None, row: Any, where: str) -> Image.Image:
+def _one_picture(doc_to_visual: Callable[[Any], Any] | None, row: Any) -> Image.Image:
     visuals = (doc_to_visual(row) if doc_to_visual is not None else None) or []
     if len(visuals) != 1:
-        raise ValueError(f"{where}: LION answers questions about one picture, this one has {len(visuals) or 'none'}")
+        raise ValueError(f"LION answers questions about one picture, this one has {len(visuals) or 'none'}")
     if not isinstance(visuals[0], Image.Image):
-        raise ValueError(f"{where}: LION looks at pictures, this is a {type(visuals[0]).__name__}")
+        raise ValueError(f"LION looks at pictures, this is a {type(visuals[0]).__name__}")
+    # Pillow opens files lazily; here is where it is known which one cannot be read.
+    visuals[0].load()
     return visuals[0]
