@@ -105,6 +105,10 @@ def run_official(args: argparse.Namespace) -> int:
     from modeling_lion.conversion_official import ConversionError, OfficialConversion, OfficialFiles
 
     logging.disable_progress_bar()
+    if args.push_to_hub:
+        from publishing.hub import check_name
+
+        check_name(args.push_to_hub)
     max_shard_size, output = parse_size(args.max_shard_size), Path(args.output)
     only_verify = args.verify and (output / "config.json").is_file()
     if not only_verify and output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -133,7 +137,9 @@ def run_official(args: argparse.Namespace) -> int:
             return _fail(f"{output} is not what its sources say", problems)
         print(f"verified  {len(conversion.plan.chosen)} parameters have the checksums of their sources")
     if args.push_to_hub:
-        print(f"pushed    {_push(output, args.push_to_hub)}")
+        from publishing.push import push_directory
+
+        print(f"pushed    {push_directory(output, args.push_to_hub).url}")
     return 0
 
 
@@ -174,11 +180,3 @@ def _fail(what: str, problems: list[str]) -> int:
     for problem in problems:
         print(f"  {problem}", file=sys.stderr)
     return 1
-
-
-def _push(directory: Path, repo_id: str) -> str:
-    from huggingface_hub import HfApi
-
-    api = HfApi()
-    repo_id = api.create_repo(repo_id, exist_ok=True).repo_id
-    return str(api.upload_folder(folder_path=directory, repo_id=repo_id, commit_message="Upload LION"))

@@ -443,9 +443,7 @@ class OfficialConversion:
                 self.tagger.write(partial / TAGGER_SUBFOLDER)
             write_card(partial / CARD_FILE, self._card_facts(dtype))
             self._write_config(partial, dtype)
-            for file in sorted(unfinished.iterdir(), key=lambda file: file.suffix == ".json"):
-                file.rename(partial / file.name)
-            unfinished.rmdir()
+            _reveal(unfinished)
         return Path(directory)
 
     def _read(self, name: str, dtype: torch.dtype) -> torch.Tensor:
@@ -595,6 +593,13 @@ def new_directory(directory: str | os.PathLike, num_bytes: int = 0) -> Iterator[
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def _reveal(unfinished: Path) -> None:
+    """Move weights to where they are looked for, their index last."""
+    for file in sorted(unfinished.iterdir(), key=lambda file: file.suffix == ".json"):
+        file.rename(unfinished.parent / file.name)
+    unfinished.rmdir()
 
 
 def _stored(directory: Path) -> tuple[dict[str, WeightFile], list[str]]:

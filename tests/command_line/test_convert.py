@@ -26,7 +26,7 @@ def test_the_whole_way(files, tmp_path, capsys):
     ram = write_official_ram(tmp_path / "ram")
     out = tmp_path / "lions" / "out"
     tagger = ["--ram", ram, "--ram-tags", tmp_path / "ram" / "ram" / "data"]
-    assert main(arguments(files, out, "--verify", "--dtype", "float32", *tagger)) == 0
+    assert main(arguments(files, out, "--verify", *tagger)) == 0
     printed = capsys.readouterr().out.splitlines()
     assert (
         printed[0]
@@ -42,6 +42,7 @@ def test_the_whole_way(files, tmp_path, capsys):
     assert printed[5] == f"written   {out}"
     assert printed[6] == "verified  789 parameters have the checksums of their sources"
     assert LionTagger.from_pretrained(out).model.config.num_tags == 40
+    assert LionForConditionalGeneration.from_pretrained(out, dtype="auto").dtype == torch.bfloat16
 
     # A second time there is nothing to write, but to verify.
     assert main(arguments(files, out, "--verify", *tagger)) == 0
@@ -53,13 +54,6 @@ def test_the_whole_way(files, tmp_path, capsys):
     assert main(["convert", "to-official", "--model", str(out), "--output", str(official)]) == 0
     assert f"written   {official}: 837 tensors" in capsys.readouterr().out
     assert load_file(official).keys() == load_golden("all").official_state_dict.keys()
-
-
-def test_bfloat16_is_the_default(files, tmp_path):
-    assert main(arguments(files, tmp_path / "out", "--max-shard-size", "400KB")) == 0
-    assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 3
-    model = LionForConditionalGeneration.from_pretrained(tmp_path / "out", dtype="auto")
-    assert model.dtype == torch.bfloat16
 
 
 def test_what_is_wrong_is_listed_and_nothing_is_written(files, tmp_path, capsys):

@@ -141,8 +141,8 @@ def test_an_index_that_names_a_lacking_shard(tmp_path):
 @pytest.mark.parametrize("kind", ["pth", "safetensors"])
 def test_reading_a_file_takes_the_memory_of_a_part_of_it(tmp_path, monkeypatch, kind):
     megabyte = 2**20
-    monkeypatch.setattr(conversion_files, "_BYTES_PER_MAPPING", 16 * megabyte)
-    tensors = {f"t{k}": torch.full((megabyte,), k, dtype=torch.uint8) for k in range(160)}
+    monkeypatch.setattr(conversion_files, "_BYTES_PER_MAPPING", 8 * megabyte)
+    tensors = {f"t{k}": torch.full((megabyte,), k, dtype=torch.uint8) for k in range(80)}
     path = tmp_path / f"file.{kind}"
     if kind == "pth":
         torch.save(tensors, path)
@@ -154,7 +154,7 @@ def test_reading_a_file_takes_the_memory_of_a_part_of_it(tmp_path, monkeypatch, 
     for k, name in enumerate(file.tensors):
         assert file.read(name).unique().numel() == 1, k
         most = max(most, _mapped_memory() - before)
-    assert most < 40 * megabyte
+    assert most < 24 * megabyte
 
 
 def _mapped_memory() -> int:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from modeling_lion.conversion import convert_lion_checkpoint
 from modeling_lion.conversion_layout import read_tag_files
 from modeling_lion.conversion_official import ConversionError, OfficialConversion, to_official
 from modeling_lion.hub_lion import save_lion
+from processing_lion import LionProcessor
 from tests.golden import LAYOUTS, load_golden
 from tests.official_files import GOLDEN_RAM, TEXT, VISION, change, is_frozen, write_official, write_official_ram
 
@@ -46,7 +48,7 @@ def problems_of(files) -> str:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_number_arrives(tmp_path, layout):
+def test_every_number_arrives_and_comes_back(tmp_path, layout):
     golden = load_golden(layout)
     conversion = convert(write_official(tmp_path, layout), tmp_path / "out", max_shard_size=500_000)
     expected = convert_lion_checkpoint(golden.official_state_dict, golden.config())
@@ -63,6 +65,15 @@ def test_every_number_arrives(tmp_path, layout):
     task_ids = torch.zeros(3, dtype=torch.long)
     logits = loaded(**golden.inputs, labels=golden.labels, task_ids=task_ids).logits
     torch.testing.assert_close(logits, golden.tensors["logits_region_level"], rtol=1e-3, atol=1e-3)
+
+    to_official(tmp_path / "out", tmp_path / "official.safetensors")
+    back, official = load_file(tmp_path / "official.safetensors"), golden.official_state_dict
+    assert back.keys() == official.keys()
+    for name, tensor in official.items():
+        assert back[name].dtype == tensor.dtype, name
+        assert torch.equal(back[name], tensor), name
+    with pytest.raises(FileExistsError, match="exists already"):
+        to_official(tmp_path / "out", tmp_path / "official.safetensors")
 
 
 def test_a_whole_repo_with_its_tagger(tmp_path):
@@ -260,53 +271,58 @@ def test_a_full_disk_is_noticed_before_anything_is_written(tmp_path, monkeypatch
 
 KILLED = """
 import os, signal, sys
-from modeling_lion import conversion_files, conversion_official
+from modeling_lion import conversion_files
 from command_line.main import main
 
-stage, *arguments = sys.argv[1:]
-def die(*args, **kwargs):
-    os.kill(os.getpid(), signal.SIGKILL)
-if stage == "weights":
-    as_bytes, count = conversion_files.as_bytes, iter(range(10**6))
-    conversion_files.as_bytes = lambda tensor: die() if next(count) == 400 else as_bytes(tensor)
-else:
-    conversion_official.OfficialConversion._write_config = die
-main(arguments)
+as_bytes, count = conversion_files.as_bytes, iter(range(10**6))
+conversion_files.as_bytes = lambda t: as_bytes(t) if next(count) < 400 else os.kill(os.getpid(), signal.SIGKILL)
+main(sys.argv[1:])
 """
 
 
-@pytest.mark.parametrize("stage", ["weights", "configuration"])
-def test_a_killed_run_leaves_nothing_that_loads(tmp_path, stage):
+def assert_does_not_load(directory: Path) -> None:
+    assert list(directory.rglob("*.safetensors"))
+    with pytest.raises(OSError, match=r"no file named|does not appear to have a file named"):
+        LionForConditionalGeneration.from_pretrained(directory)
+
+
+def test_a_killed_run_leaves_nothing_that_loads(tmp_path):
     files = write_official(tmp_path)
     out = tmp_path / "out"
     arguments = ["convert", "official", "--output", out, "--dtype", "float32", "--max-shard-size", "500KB"]
     for field in ("checkpoint", "vision", "text_model", "qformer_tokenizer", "config"):
         arguments += [f"--{field.replace('_', '-')}", getattr(files, field)]
-    command = [sys.executable, "-c", KILLED, stage, *map(str, arguments)]
+    command = [sys.executable, "-c", KILLED, *map(str, arguments)]
     run = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
     assert run.returncode == -signal.SIGKILL
     assert not out.exists()
     (left,) = tmp_path.glob("out*")
-    assert list(left.rglob("*.safetensors"))
-    with pytest.raises(OSError, match=r"no file named|does not appear to have a file named"):
-        LionForConditionalGeneration.from_pretrained(left)
+    assert_does_not_load(left)
     # The next run starts anew and clears up.
     conversion = convert(files, out)
     assert conversion.verify(out) == []
     assert [path.name for path in tmp_path.glob("out*")] == ["out"]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_there_and_back(tmp_path, layout):
-    official = load_golden(layout).official_state_dict
-    convert(write_official(tmp_path, layout), tmp_path / "out", max_shard_size=500_000)
-    to_official(tmp_path / "out", tmp_path / "official.safetensors")
-    back = load_file(tmp_path / "official.safetensors")
-    assert back.keys() == official.keys()
-    assert all(torch.equal(back[name], tensor) for name, tensor in official.items())
-    assert back.get("Qformer.bert.embeddings.position_ids", torch.arange(1)).dtype == torch.int64
-    with pytest.raises(FileExistsError, match="exists already"):
-        to_official(tmp_path / "out", tmp_path / "official.safetensors")
+@pytest.mark.parametrize("before", ["save_pretrained", "_write_config", "_reveal"])
+def test_an_interrupted_run_leaves_nothing_that_loads(tmp_path, monkeypatch, before):
+    """As above, at the steps that follow the weights; what a killed run would leave is copied."""
+    conversion = OfficialConversion(write_official(tmp_path))
+    left = tmp_path / "left"
+
+    def interrupt(*args, **kwargs):
+        shutil.copytree(tmp_path / "out.partial", left)
+        raise KeyboardInterrupt
+
+    owner = {"save_pretrained": LionProcessor, "_write_config": OfficialConversion}.get(before)
+    if owner is not None:
+        monkeypatch.setattr(owner, before, interrupt)
+    else:
+        monkeypatch.setattr(conversion_official, "_reveal", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        conversion.write(tmp_path / "out", torch.float32, 500_000)
+    assert not list(tmp_path.glob("out*"))
+    assert_does_not_load(left)
 
 
 def test_a_tagger_there_and_back(tmp_path):
