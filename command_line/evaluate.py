@@ -56,6 +56,20 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=run)
 
 
+class _Once(logging.Filter):
+    """Lets every message pass once: what the metrics of one benchmark say, those of the next say again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        new = message not in self.seen
+        self.seen.add(message)
+        return new
+
+
 def run(args: argparse.Namespace) -> int:
     """
     Evaluate, and print the figures; 1 if there are none.
@@ -71,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
     from evaluation.report import headline_tables
     from evaluation.runner import evaluate, process_state
 
+    logging.getLogger("evaluation.metrics.captions").addFilter(_Once())
     is_main = process_state(args.device).is_main_process
     if not is_main:  # the others would say the same
         logging.getLogger().setLevel(logging.ERROR)

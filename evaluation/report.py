@@ -17,7 +17,18 @@ from evaluation import published
 from evaluation.scoring import Score
 
 
-PACKAGES = ("lion-multimodal", "torch", "transformers", "accelerate", "datasets", "evaluate", "huggingface-hub")
+PACKAGES = (
+    "lion-multimodal",
+    "torch",
+    "transformers",
+    "accelerate",
+    "datasets",
+    "evaluate",
+    "huggingface-hub",
+    "pycocoevalcap",
+    "numpy",
+    "Pillow",
+)
 """Packages whose versions a report names."""
 
 _MOST_REASONS = 10
@@ -191,6 +202,15 @@ def to_markdown(report: Report) -> str:
             f"Figures of other models: {published.SOURCE}. Intervals: bootstrap over pictures. A picture or row that "
             'cannot be read or used is left out and counted under "left out", for all parts of a benchmark together.\n',
         ]
+    # Captions that were tokenized in different ways have different figures.
+    tokenizers = dict.fromkeys(
+        score.notes["tokenizer"]
+        for benchmark in report.evaluated
+        for score in benchmark.scores
+        if "tokenizer" in score.notes
+    )
+    if tokenizers:
+        sections.append(f"Captions were made into words by {'; '.join(tokenizers)}.\n")
     if limit := report.settings.get("limit"):
         sections.append(f"Only the first {limit:,} examples of each benchmark were asked.\n")
     if failed := [benchmark for benchmark in report.benchmarks if benchmark.error]:

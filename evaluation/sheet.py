@@ -19,6 +19,8 @@ PANELS = 4
 
 _PANEL_WIDTH, _PICTURE_HEIGHT, _TEXT_HEIGHT = 304, 228, 164
 _MARGIN, _TITLE_HEIGHT, _LINE_HEIGHT, _INDENT = 16, 46, 18, 54
+# More than these stand in two columns.
+_MOST_STRIPS = 6
 _GROUND, _INK, _GREY, _LINE = "#ffffff", "#1a1a1a", "#6b7280", "#d7dbe0"
 _ANSWER_COLOR, _REFERENCE_COLOR = "#c81e1e", "#1e6fc8"
 _MOST_LINES = {"asked": 4, "answer": 2, "true": 2}
@@ -53,20 +55,30 @@ def draw_strip(
 
 def join_strips(files: Sequence[str | os.PathLike]) -> Image.Image:
     """
-    One sheet of several strips, one below the other.
+    One sheet of several strips, one below the other; of many, in two columns.
 
     Raises:
         ValueError: there are none.
     """
     if not files:
         raise ValueError("there are no strips to join")
-    strips = [Image.open(file) for file in files]
-    sheet = Image.new("RGB", (max(s.width for s in strips), sum(s.height for s in strips) + _MARGIN), _GROUND)
-    top = 0
+    strips: list[Image.Image] = [Image.open(file) for file in files]
+    # The first column is as high as the second, or higher by less than a strip.
+    half, height = sum(strip.height for strip in strips) / 2, 0
+    columns: list[list[Image.Image]] = [[], []]
     for strip in strips:
-        sheet.paste(strip, (0, top))
-        top += strip.height
-        strip.close()
+        columns[len(strips) > _MOST_STRIPS and height >= half].append(strip)
+        height += strip.height
+    columns = [column for column in columns if column]
+    width = max(strip.width for strip in strips)
+    heights = [sum(strip.height for strip in column) for column in columns]
+    sheet = Image.new("RGB", (width * len(columns), max(heights) + _MARGIN), _GROUND)
+    for number, column in enumerate(columns):
+        top = 0
+        for strip in column:
+            sheet.paste(strip, (number * width, top))
+            top += strip.height
+            strip.close()
     return sheet
 
 
