@@ -157,6 +157,7 @@ def test_prompts_and_levels(loaded, answering, caplog):
         ("task", "image_level"): (COUNT, "image_level"),
         ("task", "region_level"): (COUNT, "region_level"),
     }
+    caplog.clear()
     with caplog.at_level(logging.INFO):
         answering().generate([request, generate_request(COUNT, 1, GREEDY)])
     assert [record.getMessage() for record in caplog.records] == [f"words is asked in LION's words: {lion!r}"]
