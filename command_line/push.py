@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
@@ -44,17 +46,18 @@ def run(args: argparse.Namespace) -> int:
     from publishing import push_directory  # loads the Hub's client, which --help can do without
 
     edit_card = None if args.evaluation is None else _with_figures(Path(args.evaluation), args.repo_id)
-    push = push_directory(
-        args.directory,
-        args.repo_id,
-        private=args.private,
-        revision=args.revision,
-        message=args.message,
-        token=args.token,
-        base_model=args.base_model,
-        edit_card=edit_card,
-        allowed=args.allow,
-    )
+    with _progress_for_people():
+        push = push_directory(
+            args.directory,
+            args.repo_id,
+            private=args.private,
+            revision=args.revision,
+            message=args.message,
+            token=args.token,
+            base_model=args.base_model,
+            edit_card=edit_card,
+            allowed=args.allow,
+        )
     for name, reason in push.left_out.items():
         print(f"left out  {name} ({reason})")
     for name in push.cleaned:
@@ -64,6 +67,25 @@ def run(args: argparse.Namespace) -> int:
     state = "pushed   " if push.changed else "unchanged"
     print(f"{state} {push.url} ({len(push.files)} files)")
     return 0
+
+
+@contextlib.contextmanager
+def _progress_for_people() -> Iterator[None]:
+    """Progress bars on a terminal alone, and none in the line of an error."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    hide = not sys.stderr.isatty() and not are_progress_bars_disabled()
+    if hide:
+        disable_progress_bars()
+    try:
+        yield
+    except Exception:
+        if sys.stderr.isatty():
+            print(file=sys.stderr)
+        raise
+    finally:
+        if hide:
+            enable_progress_bars()
 
 
 def _with_figures(directory: Path, repo_id: str) -> Callable[[str], str]:

@@ -120,12 +120,12 @@ def hub(monkeypatch, tmp_path):
         monkeypatch.setattr(transformers.utils.hub, "_is_offline_mode", False, raising=False)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         monkeypatch.setattr(time, "sleep", lambda seconds: None)
-        _reset_client()
+        reset_client()
         yield hub
-    _reset_client()
+    reset_client()
 
 
-def _reset_client() -> None:
+def reset_client() -> None:
     """Let the client of either major version begin anew, with the settings there are now."""
     module = huggingface_hub.utils._http
     (module.reset_sessions if hasattr(module, "reset_sessions") else module.close_session)()

@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -57,6 +58,7 @@ class Fault:
         times: how often; None is always.
         applied: whether the request has its effect all the same, as where only the answer gets lost.
         after: how many bytes of the body are read before the connection is closed; None is all of it.
+        action: what happens just before, instead of all that.
     """
 
     pattern: str
@@ -64,6 +66,7 @@ class Fault:
     times: int | None = 1
     applied: bool = False
     after: int | None = None
+    action: Callable[[], object] | None = None
     seen: int = 0
 
     def meets(self, request: str) -> bool:
@@ -80,6 +83,7 @@ class LoopbackHub:
     Attributes:
         repos: by name.
         large: large file storage, by SHA-256.
+        verified: what of it the client has asked about; the rest counts as not there yet.
         requests: all requests, as `"VERB path"`, in their order.
         uploads: the sizes of all files that were put into large file storage.
         faults: what goes wrong.
@@ -89,6 +93,7 @@ class LoopbackHub:
     def __init__(self, tokens: dict[str, str] | None = None) -> None:
         self.repos: dict[str, Repo] = {}
         self.large: dict[str, bytes] = {}
+        self.verified: set[str] = set()
         self.requests: list[str] = []
         self.uploads: list[int] = []
         self.faults: list[Fault] = []
@@ -135,7 +140,7 @@ class LoopbackHub:
         self.faults.clear()
 
     def __enter__(self) -> "LoopbackHub":
-        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
         return self
 
     def __exit__(self, *exception) -> None:
@@ -158,6 +163,7 @@ class _Handler(BaseHTTPRequestHandler):
     hub: LoopbackHub
     protocol_version = "HTTP/1.1"
     timeout = 30
+    disable_nagle_algorithm = True  # would hold back bodies until headers are acknowledged
     answered_by: int | None = None
 
     def log_message(self, *args) -> None:
@@ -173,9 +179,12 @@ class _Handler(BaseHTTPRequestHandler):
             fault = next((fault for fault in self.hub.faults if fault.meets(request)), None)
         self.answered_by = None
         if fault is not None and fault.after is not None:
-            self.rfile.read(fault.after)
+            self.rfile.read(min(fault.after, int(self.headers.get("Content-Length", 0)) // 2))
             return self.hang_up()
         self.content = self.body()
+        if fault is not None and fault.action is not None:
+            fault.action()
+            fault = None
         if fault is not None and not fault.applied:
             return self.hang_up() if fault.status is None else self.reply({"error": "planned"}, fault.status)
         refused = self.refusal()
@@ -303,7 +312,9 @@ class _Handler(BaseHTTPRequestHandler):
         elif parts[0] == "verify":
             sent = json.loads(self.content)
             stored = self.hub.large.get(sent["oid"])
-            self.reply({}, 200 if stored is not None and len(stored) == sent["size"] else 422)
+            good = stored is not None and len(stored) == sent["size"]
+            self.hub.verified |= {sent["oid"]} if good else set()
+            self.reply({}, 200 if good else 422)
         elif len(parts) == 6 and parts[:2] == ["api", "models"] and parts[4] in ("branch", "commit", "preupload"):
             name, revision = "/".join(parts[2:4]), parts[5]
             if name not in self.hub.repos:
@@ -344,7 +355,7 @@ class _Handler(BaseHTTPRequestHandler):
         answers = []
         for wanted in objects:
             answer = dict(wanted)
-            if wanted["oid"] not in self.hub.large:
+            if wanted["oid"] not in self.hub.verified:
                 actions = {"upload": "large", "verify": "verify"}
                 answer["actions"] = {
                     action: {"href": f"{self.hub.url}/{folder}/{wanted['oid']}", "header": {}}
@@ -375,7 +386,7 @@ class _Handler(BaseHTTPRequestHandler):
             if line["key"] == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
-                if value["oid"] not in self.hub.large:
+                if value["oid"] not in self.hub.verified:
                     return self.reply({"error": f"{value['path']} was never uploaded"}, 422)
                 files[value["path"]] = self.hub.large[value["oid"]]
             elif line["key"] == "deletedFile":
