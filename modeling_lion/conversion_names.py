@@ -68,7 +68,7 @@ _TO_OFFICIAL = [(_pattern(ours), official) for official, ours in _PAIRS]
 
 # No parameters of LION: the tower's classifier and final norm, BERT's head, and buffers.
 _NOT_NEEDED = re.compile(
-    r"visual_encoder\.(head|norm|fc_norm)\."
+    r"visual_encoder\.(head|lm_head|norm|fc_norm)\."
     r"|visual_encoder\.mask_token$"
     r"|Qformer\.cls\."
     r"|Qformer\.bert\.embeddings\.position_ids$"
