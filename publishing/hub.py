@@ -99,11 +99,16 @@ class HubRepo:
         Raises:
             HubError: the Hub refuses, cannot be reached, or the branch has got another commit meanwhile.
         """
+        held = self.ask("list its files", lambda: self.list_files(self.head))
         additions = [
             CommitOperationAdd(path, content if isinstance(content, bytes) else str(content))
             for path, content in files.items()
         ]
-        deletions = [CommitOperationDelete(path) for path in deleted]
+        # Some versions of the client send all files again once one has changed.
+        additions = [addition for addition in additions if not _is_same(addition, held.get(addition.path_in_repo))]
+        deletions = [CommitOperationDelete(path) for path in deleted if path in held]
+        if not additions and not deletions:
+            return self.head
         tries = itertools.count()
 
         def attempt() -> str:
@@ -145,16 +150,16 @@ class HubRepo:
         newest = self.api.model_info(self.repo_id, revision=self.revision).sha
         if newest == self.head:
             return None
-        tree = self.api.list_repo_tree(self.repo_id, revision=newest, recursive=True)
-        files = [entry for entry in tree if isinstance(entry, RepoFile)]
-        held = {file.path: file.lfs.sha256 if file.lfs else file.blob_id for file in files}
-        for addition in additions:
-            if held.get(addition.path_in_repo) not in _object_ids(addition):
-                break
-        else:
+        held = self.list_files(newest)
+        if all(_is_same(addition, held.get(addition.path_in_repo)) for addition in additions):
             if not any(deletion.path_in_repo in held for deletion in deletions):
                 return newest
         raise HubError(f"{self.revision} of {self.repo_id} got another commit meanwhile, and this one was not made")
+
+    def list_files(self, revision: str | None) -> dict[str, RepoFile]:
+        """The files of the repo by their paths, without their content."""
+        tree = self.api.list_repo_tree(self.repo_id, revision=revision, recursive=True)
+        return {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
 
     def ask(self, what: str, request: Callable[[], T]) -> T:
         """
@@ -247,10 +252,12 @@ def _brief(error: BaseException) -> str:
     return f"{status}: {said}" if said else str(status)
 
 
-def _object_ids(addition: CommitOperationAdd) -> tuple[str, str]:
-    """What the Hub may know a file's content by: SHA-256 of a large one, Git's SHA-1 of others."""
+def _is_same(addition: CommitOperationAdd, held: RepoFile | None) -> bool:
+    """Whether the repo has a file already. It knows large ones by SHA-256, others by Git's SHA-1."""
+    if held is None or held.size != addition.upload_info.size:
+        return False
+    if held.lfs is not None:
+        return addition.upload_info.sha256.hex() == held.lfs.sha256
     with addition.as_file() as file:
-        small = hashlib.sha1(b"blob %d\0" % addition.upload_info.size)
-        while block := file.read(1 << 20):
-            small.update(block)
-    return addition.upload_info.sha256.hex(), small.hexdigest()
+        content = file.read()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == held.blob_id

@@ -86,6 +86,7 @@ class LoopbackHub:
         verified: what of it the client has asked about; the rest counts as not there yet.
         requests: all requests, as `"VERB path"`, in their order.
         uploads: the sizes of all files that were put into large file storage.
+        sent: the paths of all files that the last commit changed, or was to change.
         faults: what goes wrong.
         tokens: by token whether it may `"write"` or `"read"`; None lets everybody write.
     """
@@ -96,6 +97,7 @@ class LoopbackHub:
         self.verified: set[str] = set()
         self.requests: list[str] = []
         self.uploads: list[int] = []
+        self.sent: list[str] = []
         self.faults: list[Fault] = []
         self.tokens = tokens
         self.lock = threading.RLock()
@@ -137,6 +139,7 @@ class LoopbackHub:
         """Forget requests, uploads and faults, to look at the next ones alone."""
         self.requests.clear()
         self.uploads.clear()
+        self.sent = []
         self.faults.clear()
 
     def __enter__(self) -> "LoopbackHub":
@@ -377,6 +380,7 @@ class _Handler(BaseHTTPRequestHandler):
         head = repo.find(revision)
         if head is None or revision not in repo.branches:
             return self.missing("RevisionNotFound")
+        self.hub.sent = [line["value"]["path"] for line in lines if line["key"] in ("deletedFile", "file", "lfsFile")]
         header = next(line["value"] for line in lines if line["key"] == "header")
         if header.get("parentCommit") not in (None, head.sha):
             return self.reply({"error": "A commit has happened since. Please refresh and try again."}, 412)

@@ -20,6 +20,7 @@ REPO = "lions/tiny"
 REQUESTS = {
     "create": "POST api/repos/create",
     "info": f"GET api/models/{REPO}/revision/main",
+    "tree": f"GET api/models/{REPO}/tree/",
     "yaml": "POST api/validate-yaml",
     "preupload": f"POST api/models/{REPO}/preupload/main",
     "batch": f"POST {REPO}.git/info/lfs/objects/batch",
@@ -113,7 +114,8 @@ def test_a_request_that_always_fails_leaves_the_old_version(hub, directory, caps
     write_weights(directory, 2.0)
     capsys.readouterr()
     hub.fail(REQUESTS[request_name], times=None, **FAULTS[fault])
-    assert push(directory) == 1
+    new = ("--base-model", "lions/base")  # which changes the card, too
+    assert push(directory, *new) == 1
     line = the_line(capsys)
     assert line.startswith(f"lion: error: {hub.url} did not ")
     assert ("no connection" if fault == "cut off midway" else "500") in line
@@ -122,7 +124,7 @@ def test_a_request_that_always_fails_leaves_the_old_version(hub, directory, caps
     assert hub.log(REPO) == ["initial commit", "Push the adapter"]
     # And once it is over, the same command finishes what it began.
     hub.forget()
-    assert push(directory) == 0
+    assert push(directory, *new) == 0
     assert weights(hub) == (directory / "adapter_model.safetensors").read_bytes()
 
 
