@@ -136,7 +136,8 @@ class MixtureOfAdapters(nn.Module):
                 "of calling its `language_model`."
             )
         # Under float16 the adapters stay in float32, because the residual stream of T5 may leave float16's range.
-        hidden_states = hidden_states.to(self.adapters[0].down_proj.weight.dtype)
+        # (Of the scale, because the weights of quantised layers are integers.)
+        hidden_states = hidden_states.to(self.adapters[0].scale.dtype)
         if routing is not None and routing.single_task is not None and self._can_fold():
             if self not in routing.folded:
                 routing.folded[self] = self._fold(routing.single_task)

@@ -131,6 +131,16 @@ class LionPreTrainedModel(SelfContainedModel):
     _code: ClassVar[tuple[str, ...]] = LION_CODE
     # Under float16 only: T5's residual stream and `wo` outgrow its range (transformers issue 20287).
     _keep_in_fp32_modules = ["wo"]
+    # What the stages train, and the output layer: small beside tower and LLM, and every answer goes through it.
+    _modules_to_not_quantize: ClassVar[tuple[str, ...]] = (
+        "adapter",
+        "lm_head",
+        r".*\.(adapter|lm_head)",
+        "qformer",
+        "language_projection",
+        "vision_aggregator",
+        "aggregator_projection",
+    )
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, LionZeroInitLinear):

@@ -66,7 +66,8 @@ class LionTunerLayer(nn.Module, BaseTunerLayer):
     @property
     def adapter_dtype(self) -> torch.dtype:
         """The dtype of additions that are not kept in float32 for training."""
-        return next(self.base_layer.parameters()).dtype
+        # Quantised weights are integers; norms and biases beside them are not.
+        return next(p.dtype for p in self.base_layer.parameters() if p.is_floating_point())
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         # PEFT's own looks for a `weight`, which the modules here need not have.
@@ -172,7 +173,17 @@ class LionTrainedModuleLayer(LionTunerLayer):
         self.lion_adapter_modules = nn.ModuleDict()
 
     def update_layer(self, adapter_name: str, config: LionAdapterConfig) -> None:
-        """Add a copy of the base's module under the name `adapter_name`."""
+        """
+        Add a copy of the base's module under the name `adapter_name`.
+
+        Raises:
+            ValueError: the module is quantised, so a copy of it could not be trained.
+        """
+        if not all(parameter.is_floating_point() for parameter in self.base_layer.parameters()):
+            raise ValueError(
+                f"`trained_modules` names a quantised {type(self.base_layer).__name__}, which cannot be trained: leave "
+                "it out of the quantisation (without `llm_int8_skip_modules`, LION does so by itself)."
+            )
         with gather_params_ctx(list(self.base_layer.parameters())):
             self.lion_adapter_modules[adapter_name] = copy.deepcopy(self.base_layer)
 

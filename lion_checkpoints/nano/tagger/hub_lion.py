@@ -62,6 +62,9 @@ LION_PIPELINES = {
 }
 RAM_AUTO_MAP = {"AutoConfig": "configuration_ram.RamConfig", "AutoModel": "modeling_ram.RamForImageTagging"}
 
+# Where configurations of quantisation name modules to leave out: bitsandbytes', everybody else's.
+_SKIP_FIELDS = ("llm_int8_skip_modules", "modules_to_not_convert")
+
 _PUSH_ARGUMENTS = ("commit_message", "commit_description", "private", "revision", "create_pr", "tags")
 
 # transformers fetches the files that an entry of `auto_map` names in relative imports; where these lead further,
@@ -102,17 +105,38 @@ class SelfContainedModel(PreTrainedModel):
     _auto_map: ClassVar[dict[str, str]] = {}
     _custom_pipelines: ClassVar[dict[str, Any]] = {}
     _code: ClassVar[tuple[str, ...]] = ()
+    # Names of modules, as transformers 4 and as transformers 5 (a regular expression from the start) look for them.
+    _modules_to_not_quantize: ClassVar[tuple[str, ...]] = ()
 
     hub_revision: str | None = None
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers. The model's `hub_revision` is the commit, branch or tag that it was loaded from."""
+        """
+        As in transformers. The model's `hub_revision` is the commit, branch or tag that it was loaded from.
+
+        A `quantization_config` that names no modules to leave out leaves out those of `_modules_to_not_quantize`.
+        """
+        if kwargs.get("quantization_config") is not None:
+            kwargs["quantization_config"] = cls._spare_modules(kwargs["quantization_config"])
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # with `output_loading_info`
         # transformers 4 notes the commit in the configuration, 5 hands it on as revision.
         model.hub_revision = getattr(model.config, "_commit_hash", None) or kwargs.get("revision")
         return loaded
+
+    @classmethod
+    def _spare_modules(cls, quantization_config: Any) -> Any:
+        if isinstance(quantization_config, dict):
+            from transformers.quantizers.auto import AutoQuantizationConfig  # all of its methods: loads for long
+
+            quantization_config = AutoQuantizationConfig.from_dict(quantization_config)
+        fields = [name for name in _SKIP_FIELDS if hasattr(quantization_config, name)]
+        if not cls._modules_to_not_quantize or not fields or getattr(quantization_config, fields[0]) is not None:
+            return quantization_config
+        quantization_config = copy.deepcopy(quantization_config)
+        setattr(quantization_config, fields[0], list(cls._modules_to_not_quantize))
+        return quantization_config
 
     def save_pretrained(
         self,
