@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 
@@ -18,5 +20,5 @@ def has_fast_bfloat16(use_cpu: bool = False) -> bool:
     if torch.cuda.is_available() and not use_cpu:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     # PyTorch tells what a processor can do from 2.12 on.
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    return any(capabilities.get(name, False) for name in _CPU_INSTRUCTIONS)
+    capabilities: Mapping[str, bool | int] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(capabilities.get(name) for name in _CPU_INSTRUCTIONS)
