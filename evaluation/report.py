@@ -264,7 +264,7 @@ def _details(benchmarks: Sequence[BenchmarkReport], sheet: bool) -> str:
         lines = [
             f"- Rows: {_source(benchmark.source)}",
             *(f"- Prompt `{name}`: `{text}`" for name, text in benchmark.prompts.items()),
-            f"- {_decoding(benchmark.decoding)}",
+            f"- {describe_decoding(benchmark.decoding)}",
             f"- Questions: {benchmark.answered:,} of {benchmark.examples:,} answered, {benchmark.tagged:,} with tags",
             f"- Last run: {run['answered']:,} questions in {run['seconds']:.1f} s, batches of {run['batch_size']}, "
             f"{run['processes']} process{'es' if run['processes'] > 1 else ''} on {run['device']}",
@@ -280,7 +280,8 @@ def _source(source: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {_cell(entry)}" for key, entry in source.items() if entry not in (None, "", {}, []))
 
 
-def _decoding(decoding: Mapping[str, Any]) -> str:
+def describe_decoding(decoding: Mapping[str, Any]) -> str:
+    """How answers are generated and candidates ranked, in words; `decoding` is that of a `BenchmarkReport`."""
     texts = []
     if decoding.get("generates"):
         beams = decoding["num_beams"]
@@ -325,6 +326,7 @@ def _table(header: Sequence[str], lines: Sequence[Sequence[str]], numbers_from: 
 __all__ = [
     "BenchmarkReport",
     "Report",
+    "describe_decoding",
     "headline_tables",
     "hide_paths",
     "metric_label",
