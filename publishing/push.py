@@ -140,10 +140,13 @@ def _clean(contents: dict[str, Path | bytes], base_model: str | None) -> list[st
     for file, content in contents.items():
         if not isinstance(content, Path) or content.suffix != ".json" or content.name.endswith(".index.json"):
             continue
-        text = content.read_text(encoding="utf-8")
-        if '_or_path"' not in text and '_file"' not in text:
-            continue
-        config = json.loads(text)
+        try:
+            text = content.read_text(encoding="utf-8")
+            if '_or_path"' not in text and '_file"' not in text:
+                continue
+            config = json.loads(text)
+        except ValueError:
+            raise ValueError(f"{file} is not JSON in UTF-8") from None
         better = without_origins(config, base_model if content.name == CONFIG[ADAPTER] else None)
         if better != config:
             contents[file] = (json.dumps(better, indent=2, ensure_ascii=False) + "\n").encode()
