@@ -17,6 +17,7 @@ OUR_PACKAGES = (
     "lion_checkpoints",
     "modeling_lion",
     "processing_lion",
+    "publishing",
     "trainers",
 )
 OTHER_LIBRARIES = ("accelerate", "datasets", "evaluate", "peft", "sentencepiece", "torchvision", "trl")
