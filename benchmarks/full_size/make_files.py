@@ -107,7 +107,9 @@ def write_checkpoint(path: Path, config: LionConfig, seed: int) -> None:
         if not name.startswith("visual_encoder.") and (not name.startswith("t5_model.") or ".adapter." in name)
     }
     model = OrderedDict((name, random_tensor(name, shape, torch.float32, generator)) for name, shape in learnt.items())
-    model["Qformer.bert.embeddings.position_ids"] = torch.arange(512).unsqueeze(0)
+    model["Qformer.bert.embeddings.position_ids"] = torch.arange(
+        config.qformer_config.max_position_embeddings
+    ).unsqueeze(0)
     text_embeddings = torch.Size([config.text_config.vocab_size, config.text_config.d_model])
     embeddings = _text_tensor("shared.weight", text_embeddings, seed + 2).bfloat16()
     model["t5_model.encoder.embed_tokens.weight"] = model["t5_model.decoder.embed_tokens.weight"] = embeddings
@@ -239,12 +241,13 @@ def write_ram(folder: Path, config: RamConfig, seed: int) -> None:
     with torch.device("meta"):
         model = RamForImageTagging(config)
     shapes = {name: tensor.shape for name, tensor in to_official_ram(model).items()}
+    width = config.hidden_size
     for layer in range(2):
-        shapes |= _bert_layer(f"tag_encoder.encoder.layer.{layer}", 768, 512)
-        shapes |= _bert_layer(f"tagging_head.encoder.layer.{layer}", 768, None)
+        shapes |= _bert_layer(f"tag_encoder.encoder.layer.{layer}", width, config.projection_dim)
+        shapes |= _bert_layer(f"tagging_head.encoder.layer.{layer}", width, None)
     for layer in range(12):
-        shapes |= _bert_layer(f"text_decoder.bert.encoder.layer.{layer}", 768, 768)
-    shapes["text_decoder.bert.embeddings.word_embeddings.weight"] = torch.Size([30524, 768])
+        shapes |= _bert_layer(f"text_decoder.bert.encoder.layer.{layer}", width, width)
+    shapes["text_decoder.bert.embeddings.word_embeddings.weight"] = torch.Size([_BERT_TOKENS + 2, width])
     ram = OrderedDict((name, random_tensor(name, shape, torch.float32, generator)) for name, shape in shapes.items())
     vision = config.vision_config
     side = vision.image_size // vision.patch_size
