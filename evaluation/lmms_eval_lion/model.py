@@ -23,6 +23,18 @@ class _LmmsEvalHandler(logging.Handler):
         lmms_eval_logger.log(record.levelname, record.getMessage())
 
 
+class _Pair(tuple):
+    """
+    A loss, and whether greedy decoding gives the candidate.
+
+    lmms-eval's cache of responses gives pairs back as strings, which no task can score. It keeps no answers that are
+    blank: this one seems to be, and is computed again.
+    """
+
+    def strip(self) -> str:
+        return ""
+
+
 class Lion(lmms):
     """
     LION in lmms-eval: one picture and one question at a time, generated answers and scored candidates.
@@ -96,7 +108,7 @@ class Lion(lmms):
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[GenerationResult]:
         # lmms-eval 0.7 turns a bare pair into a string, which no task can score; what is wrapped arrives as it is.
-        return [GenerationResult(pair) for pair in self._loaded().score(requests)]
+        return [GenerationResult(_Pair(pair)) for pair in self._loaded().score(requests)]
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
         task = requests[0].task_name

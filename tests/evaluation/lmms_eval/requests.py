@@ -28,6 +28,10 @@ class Instance:
         self.doc_id = self.metadata["doc_id"]
         self.repeats = self.metadata["repeats"]
 
+    @property
+    def args(self) -> tuple:
+        return self.arguments
+
 
 def scenes(number: int, first: int = 900) -> list[Scene]:
     return [sample_scene(seed) for seed in SPLITS["test"][first : first + number]]

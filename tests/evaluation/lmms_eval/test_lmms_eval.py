@@ -16,7 +16,7 @@ from modeling_lion.modeling_lion import LionForConditionalGeneration
 from modeling_lion.tagger_lion import LionTagger
 from processing_lion.processing_lion import LionProcessor
 from processing_lion.prompts_lion import format_prompt
-from tests.evaluation.lmms_eval.requests import Instance, generate_request, scene_rows, scenes
+from tests.evaluation.lmms_eval.requests import Instance, generate_request, scene_rows, scenes, score_requests
 
 
 pytest.importorskip("lmms_eval")
@@ -110,6 +110,26 @@ def test_choices_by_likelihood(run, parts):
         assert losses == pytest.approx([-score for score in scores.tolist()], abs=1e-4)
         right.append("ABCD"[int(scores.argmax())] == row["answer"])
     assert results["seedbench_ppl"]["acc,none"] == pytest.approx(sum(right) / len(right))
+
+
+def test_losses_pass_lmms_evals_cache_and_evaluator(tmp_path):
+    """Through its cache twice: nothing comes back as a string."""
+    from lmms_eval.api.instance import unwrap_generation_output
+    from lmms_eval.caching.response_cache import ResponseCache
+
+    from evaluation.lmms_eval_lion.model import Lion
+
+    lion = Lion(str(NANO), device="cpu", tags="none")
+    lion.task_dict["choices"] = {"test": scene_rows(scenes(1))}
+    requests = score_requests("What color is it? Answer :", ["red", "blue"], 0)
+    loss, is_greedy = unwrap_generation_output(lion.loglikelihood(requests)[0])[0]
+    assert loss > 0
+    assert isinstance(is_greedy, bool)
+    for _ in range(2):
+        cache = ResponseCache.create(str(tmp_path), model="lion", model_args={}, task_dict={})
+        outputs = cache.execute(lion, "loglikelihood", requests)
+        cache.finalize(success=True, dist_backend="accelerate", accelerator=None)
+        assert unwrap_generation_output(outputs[0])[0] == (pytest.approx(loss, abs=1e-5), is_greedy)
 
 
 def test_the_stand_ins_have_the_shape_of_its_requests():
