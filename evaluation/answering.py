@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig
+from transformers.utils import cached_file
 
 from evaluation.benchmark import Decoding, Example
 from evaluation.rows import load_image
@@ -74,6 +77,24 @@ def group_by_picture(examples: Iterable[Example], pictures: int) -> list[list[Ex
     ]
 
 
+def find_commit(name_or_path: str | os.PathLike, revision: str | None = None) -> str | None:
+    """
+    The commit of a repo that a revision names now: all parts of a checkpoint are loaded from it, whatever is pushed
+    meanwhile.
+
+    Returns:
+        Its hash; `None` for a directory.
+
+    Raises:
+        OSError: there is no checkpoint at that place.
+    """
+    if Path(name_or_path).is_dir():
+        return None
+    file = cached_file(os.fspath(name_or_path), "config.json", revision=revision)
+    found = re.search(r"/snapshots/([0-9a-f]{40})/", Path(file or "").as_posix())
+    return found.group(1) if found else None
+
+
 @dataclass
 class _Pictures:
     """The pictures of a group, preprocessed, by their `image_id`; of those that cannot be read, the reasons."""
@@ -94,6 +115,7 @@ class Answerer:
         tags: where the tags of prompts come from: the example (`"column"`), the tagger, or nowhere (`"none"`). An
             example of `"column"` that has none is asked without the tag sentence.
         batch_size: pictures encoded at once, and questions asked at once.
+        revision: the commit that the checkpoint is of, if it is from the Hub.
 
     Raises:
         ValueError: an argument is outside what is described here.
@@ -106,6 +128,7 @@ class Answerer:
         tagger: LionTagger | None = None,
         tags: str = "none",
         batch_size: int = 16,
+        revision: str | None = None,
     ) -> None:
         if tags not in TAG_SOURCES:
             raise ValueError(f"tags must be one of {', '.join(TAG_SOURCES)}, got {tags!r}")
@@ -118,6 +141,7 @@ class Answerer:
         self.tagger = tagger if tags == "tagger" else None
         self.tags = tags
         self.batch_size = batch_size
+        self.revision = revision
 
     @classmethod
     def from_pretrained(
@@ -147,12 +171,14 @@ class Answerer:
         """
         if dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-        source, revision = os.fspath(name_or_path), revision or "main"
+        source = os.fspath(name_or_path)
         device = device or torch.accelerator.current_accelerator() or "cpu"
         try:
             torch.empty(0, device=device)
         except (AssertionError, RuntimeError) as error:
             raise ValueError(f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from error
+        commit = find_commit(source, revision)
+        revision = commit or revision or "main"
         tagger = None
         if tags == "tagger":
             try:
@@ -168,7 +194,7 @@ class Answerer:
             device_map={"": device},
         )
         processor = LionProcessor.from_pretrained(source, revision=revision)
-        return cls(model, processor, tagger, tags, batch_size)
+        return cls(model, processor, tagger, tags, batch_size, commit)
 
     def answer(
         self,
@@ -367,4 +393,4 @@ def _choose(
     return answers, lost
 
 
-__all__ = ["DTYPES", "TAG_SOURCES", "Answer", "Answerer", "Unanswered", "group_by_picture"]
+__all__ = ["DTYPES", "TAG_SOURCES", "Answer", "Answerer", "Unanswered", "find_commit", "group_by_picture"]

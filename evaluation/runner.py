@@ -149,14 +149,14 @@ def _try_to_read(
 
 
 def _identity(model: str | os.PathLike, answerer: Answerer, state: PartialState) -> dict[str, Any]:
-    """Which checkpoint it is: name and commit on the Hub, or name of a directory and checksum of its weights."""
+    """Which checkpoint it is: name and commit on the Hub, or name of a directory and checksum of all its weights."""
     directory = Path(model)
     if not directory.is_dir():
-        return {"model": os.fspath(model), "revision": answerer.model.hub_revision, "weights_sha256": None}
+        return {"model": os.fspath(model), "revision": answerer.revision, "weights_sha256": None}
     checksum = ""
     if state.is_main_process:
         digest = hashlib.sha256()
-        for file in (directory / "config.json", *sorted(directory.glob(_WEIGHTS))):
+        for file in (directory / "config.json", *sorted(directory.rglob(_WEIGHTS))):
             with file.open("rb") as content:
                 digest.update(hashlib.file_digest(content, "sha256").digest())
         checksum = digest.hexdigest()
