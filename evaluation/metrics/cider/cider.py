@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -66,10 +67,11 @@ def cider(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> li
     counted = [captions.ngrams(caption.split(), _LONGEST) for caption in predictions]
     counted_references = [[captions.ngrams(caption.split(), _LONGEST) for caption in group] for group in references]
     weights = _Weights(counted_references)
-    return [
-        10.0 * float(np.mean([_similarity(weights(counts), weights(other)) for other in group]))
-        for counts, group in zip(counted, counted_references, strict=True)
-    ]
+    scores = []
+    for counts, group in zip(counted, counted_references, strict=True):
+        vector = weights(counts)
+        scores.append(10.0 * float(np.mean([_similarity(vector, weights(other)) for other in group])))
+    return scores
 
 
 @dataclass(frozen=True)
@@ -94,15 +96,15 @@ class _Weights:
     def __init__(self, references: Iterable[Sequence[Counter[tuple[str, ...]]]]) -> None:
         documents = [set().union(*group) for group in references]
         self._frequencies = Counter(ngram for document in documents for ngram in document)
-        self._log_documents = np.log(float(len(documents)))
+        self._log_documents = math.log(len(documents))
 
     def __call__(self, counts: Mapping[tuple[str, ...], int]) -> _Vector:
         weights: list[dict[tuple[str, ...], float]] = [{} for _ in range(_LONGEST)]
         for ngram, count in counts.items():
             # What no person wrote weighs as much as what one did.
-            rarity = self._log_documents - np.log(max(1.0, self._frequencies[ngram]))
-            weights[len(ngram) - 1][ngram] = float(count * rarity)
-        norms = [float(np.sqrt(sum(weight**2 for weight in group.values()))) for group in weights]
+            rarity = self._log_documents - math.log(max(1, self._frequencies[ngram]))
+            weights[len(ngram) - 1][ngram] = count * rarity
+        norms = [math.sqrt(sum(weight**2 for weight in group.values())) for group in weights]
         return _Vector(weights, norms, sum(count for ngram, count in counts.items() if len(ngram) == 2))
 
 
@@ -119,5 +121,5 @@ def _similarity(caption: _Vector, reference: _Vector) -> float:
         )
         norm = caption.norms[n] * reference.norms[n]
         cosines.append(product / norm if norm else product)
-    penalty = np.exp(-((caption.length - reference.length) ** 2) / (2 * _SIGMA**2))
-    return float(np.mean(cosines) * penalty)
+    penalty = math.exp(-((caption.length - reference.length) ** 2) / (2 * _SIGMA**2))
+    return sum(cosines) / _LONGEST * penalty
