@@ -18,6 +18,5 @@ def test_all_parts_are_of_one_commit(hub):
     assert answerer.revision == second
     assert answerer.tagger is not None
     files = [request for request in hub.requests if request.endswith((".safetensors", "tokenizer.json"))]
-    assert len(files) >= 3
     assert not [request for request in files if "/main/" in request]
     assert Answerer.from_pretrained("you/your-lion", revision=first, tags="none", device="cpu").revision == first
