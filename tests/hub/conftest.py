@@ -118,6 +118,7 @@ def hub(monkeypatch, tmp_path):
         )
         monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", hub.url)
         monkeypatch.setattr(transformers.utils.hub, "_is_offline_mode", False, raising=False)
+        monkeypatch.setattr(transformers.utils.hub, "_hf_api", None, raising=False)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         monkeypatch.setattr(time, "sleep", lambda seconds: None)
         reset_client()
