@@ -1,4 +1,5 @@
 import os
+import sys
 
 
 # Nothing in the tests may ask the Hub; models are tiny, more threads only get in each other's way.
@@ -14,6 +15,17 @@ from tests.golden import Golden, load_golden, load_golden_model
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def datasets_cache(tmp_path_factory):
+    """What `datasets` makes of the tests' files goes where these go, not into the cache of the user."""
+    directory = tmp_path_factory.mktemp("datasets")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_DATASETS_CACHE", str(directory))
+        if "datasets" in sys.modules:
+            patch.setattr(sys.modules["datasets"].config, "HF_DATASETS_CACHE", directory)
+        yield
 
 
 @pytest.fixture(scope="session")
