@@ -146,7 +146,8 @@ class MixtureOfAdapters(nn.Module):
         if not routed or routing is None:
             return self.adapters[0](hidden_states)
         # (num_adapters, rows, 1, hidden_size)
-        ratios = self.router_ratios[:, routing.expand(hidden_states.shape[0])].unsqueeze(2)
+        task_ids = routing.expand(hidden_states.shape[0]).to(self.router_ratios.device)
+        ratios = self.router_ratios[:, task_ids].unsqueeze(2)
         return sum(ratio * adapter(hidden_states) for ratio, adapter in zip(ratios, self.adapters))
 
     def _can_fold(self) -> bool:

@@ -14,7 +14,13 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import GenerationConfig, GenerationMixin, InstructBlipQFormerModel, InstructBlipVisionModel
+from transformers import (
+    GenerationConfig,
+    GenerationMixin,
+    InstructBlipQFormerModel,
+    InstructBlipVisionModel,
+    PreTrainedModel,
+)
 from transformers import __version__ as transformers_version
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 from transformers.utils import ModelOutput
@@ -26,8 +32,9 @@ from .mixture_of_adapters_lion import TaskRouting, route
 from .vision_aggregator_lion import LionVisionAggregator, LionZeroInitLinear
 
 
+_TRANSFORMERS_4 = int(transformers_version.split(".")[0]) < 5
 # The blocks of transformers 4 want an attention mask in second place; those of transformers 5 have none.
-_BLOCK_ARGUMENTS = (None,) if int(transformers_version.split(".")[0]) < 5 else ()
+_BLOCK_ARGUMENTS = (None,) if _TRANSFORMERS_4 else ()
 
 _IGNORED_LABEL = -100
 
@@ -154,6 +161,17 @@ class LionPreTrainedModel(SelfContainedModel):
             nn.init.zeros_(module.bias)
         elif isinstance(module, LionLearnedTokens):
             nn.init.normal_(module.weight, std=0.02)
+
+    @staticmethod
+    def _load_pretrained_model(*args: Any, **kwargs: Any) -> Any:
+        loaded = PreTrainedModel._load_pretrained_model(*args, **kwargs)
+        if _TRANSFORMERS_4:
+            # Weights on disk are found by their names in the files, where the embeddings have one of their three.
+            for index in (item for item in loaded if isinstance(item, dict)):
+                if (embeddings := index.get("language_model.shared.weight")) is not None:
+                    for stack in ("encoder", "decoder"):
+                        index[f"language_model.{stack}.embed_tokens.weight"] = embeddings
+        return loaded
 
     def gradient_checkpointing_enable(
         self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any
@@ -376,8 +394,8 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
             torch.cat([attention_mask.new_ones(visual.shape[:2]), attention_mask], dim=1),
         )
 
-    def _routing(self, task_ids: Any, batch_size: int, reuse: bool = False) -> TaskRouting:
-        device = self.get_input_embeddings().weight.device
+    def _routing(self, task_ids: Any, inputs_embeds: torch.Tensor, reuse: bool = False) -> TaskRouting:
+        batch_size, device = inputs_embeds.shape[0], inputs_embeds.device
         if task_ids is None:
             task_ids = torch.full((batch_size,), TASKS.index("image_level"), device=device)
         if tuple(task_ids.shape) != (batch_size,):
@@ -442,7 +460,7 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
             decoder_input_ids = self.language_model.prepare_decoder_input_ids_from_labels(labels)
             if decoder_attention_mask is None:
                 decoder_attention_mask = (labels != _IGNORED_LABEL).long()
-        with route(self._routing(task_ids, inputs_embeds.shape[0])):
+        with route(self._routing(task_ids, inputs_embeds)):
             outputs = self.language_model(
                 inputs_embeds=inputs_embeds,
                 attention_mask=attention_mask,
@@ -508,7 +526,7 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
         )
         generation_config = copy.deepcopy(self.generation_config if generation_config is None else generation_config)
         other_kwargs = generation_config.update(**generate_kwargs)
-        with route(self._routing(task_ids, inputs_embeds.shape[0], reuse=True)):
+        with route(self._routing(task_ids, inputs_embeds, reuse=True)):
             return self.language_model.generate(
                 inputs_embeds=inputs_embeds,
                 attention_mask=attention_mask,
@@ -555,7 +573,7 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
                 f"{tuple(candidates.shape)}."
             )
         labels = candidates.flatten(0, 1).to(inputs_embeds.device)
-        with route(self._routing(inputs.get("task_ids"), batch_size, reuse=True)):
+        with route(self._routing(inputs.get("task_ids"), inputs_embeds, reuse=True)):
             encoded = self.get_encoder()(inputs_embeds=inputs_embeds, attention_mask=attention_mask)
             logits = self.language_model(
                 encoder_outputs=BaseModelOutput(encoded.last_hidden_state),

@@ -5,7 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from transformers import GenerationConfig, T5ForConditionalGeneration
+from transformers import (
+    GenerationConfig,
+    InstructBlipQFormerModel,
+    InstructBlipVisionModel,
+    T5ForConditionalGeneration,
+)
 
 from configuration_lion import LionConfig
 from modeling_lion import LionForConditionalGeneration
@@ -320,6 +325,24 @@ class TestAsAPretrainedModel:
             assert torch.equal(reloaded.state_dict()[name], weight), name
         assert torch.allclose(reloaded(**inputs, labels=labels).loss, lion(**inputs, labels=labels).loss)
 
+    @pytest.mark.parametrize("share", [0.5, 0.25])
+    @pytest.mark.parametrize("task_ids", [(0, 1, 0), (1, 1, 1)])
+    def test_offloaded_to_disk(self, lion, inputs, labels, tmp_path, share, task_ids):
+        lion.save_pretrained(tmp_path, max_shard_size="1MB")
+        offloaded = LionForConditionalGeneration.from_pretrained(
+            tmp_path,
+            device_map="auto",
+            max_memory={"cpu": int(share * lion.get_memory_footprint())},
+            offload_folder=tmp_path / "offload",
+        )
+        assert set(offloaded.hf_device_map.values()) == {"cpu", "disk"}
+        routed = {**inputs, "task_ids": tasks(*task_ids)}
+        with torch.no_grad():
+            expected = lion(**routed, labels=labels).logits
+            assert torch.allclose(offloaded(**routed, labels=labels).logits, expected, atol=1e-4)
+        generated = offloaded.generate(**routed, max_new_tokens=NEW_TOKENS)
+        assert torch.equal(generated, lion.generate(**routed, max_new_tokens=NEW_TOKENS))
+
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
     def test_half_precision(self, lion, inputs, labels, tmp_path, dtype):
         lion.save_pretrained(tmp_path)
@@ -355,3 +378,37 @@ class TestAsAPretrainedModel:
         model.resize_token_embeddings(832)
         assert model.config.text_config.vocab_size == 832
         assert model(**inputs, labels=labels).logits.shape[-1] == 832
+
+    @pytest.mark.parametrize("preset", ["flan-t5-xl", "flan-t5-xxl"])
+    def test_released_sizes_are_the_sum_of_their_parts(self, preset):
+        config = LionConfig.from_preset(preset)
+        width, llm_width = config.vision_config.hidden_size, config.text_config.d_model
+        qformer_width, bottleneck = config.qformer_config.hidden_size, config.adapter_config.bottleneck_size
+        with torch.device("meta"):
+            lion = LionForConditionalGeneration(config)
+            tower = InstructBlipVisionModel(config.vision_config)
+            qformer = InstructBlipQFormerModel(config.qformer_config)
+            llm = T5ForConditionalGeneration(config.text_config)
+
+        def linear(size: int, output_size: int) -> int:
+            return size * output_size + output_size
+
+        adapter = linear(llm_width, bottleneck) + linear(bottleneck, llm_width) + 1
+        mixture = 2 * adapter + 2 * 2 * llm_width
+        attention = 4 * linear(width, width) + 2 * width
+        aggregator_layer = 2 * attention + linear(width, 3072) + linear(3072, width) + 2 * width
+        # FlanT5's output layer is one of its own, which transformers 5 would tie to the embeddings all the same.
+        output_layer = llm.shared.weight.numel() if llm.lm_head.weight is llm.shared.weight else 0
+        parts = {
+            "vision_model": tower.num_parameters(),
+            "qformer": qformer.num_parameters(),
+            "query_tokens": 32 * qformer_width,
+            "language_projection": linear(qformer_width, llm_width),
+            "vision_aggregator": 2 * aggregator_layer,
+            "aggregator_norm": 2 * width,
+            "aggregator_projection": linear(width, 4 * width) + linear(4 * width, llm_width),
+            "soft_prompt": llm_width,
+            "language_model": llm.num_parameters() + output_layer + 48 * mixture,
+        }
+        assert {name: sum(p.numel() for p in part.parameters()) for name, part in lion.named_children()} == parts
+        assert lion.num_parameters() == sum(parts.values())
