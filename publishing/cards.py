@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CardData, RepoCard
 
-from publishing.selection import ADAPTER, CONFIG, Selection, read_safetensors_header
+from modeling_lion.hub_lion import TAGGER_SUBFOLDER as TAGGER
+from publishing.selection import ADAPTER, CHECKPOINT, CONFIG, Selection, read_safetensors_header
 from publishing.traces import is_local
 
 
@@ -18,29 +20,14 @@ from publishing.traces import is_local
 _UNWRITTEN = "[More Information Needed]"
 _REPO_ID = "{{ repo_id }}"
 
-_CHECKPOINT = """# {name}
-
-LION (JiuTian-LION, CVPR 2024, [arXiv 2311.11860](https://arxiv.org/abs/2311.11860)) is a multimodal LLM with two levels
-of visual knowledge. It answers instructions about a picture with words and with boxes.
-
-| what | size |
-|---|---|
-{rows}
-
-## Use
-
-The repo brings its own code: torch, transformers (4.57 or 5) and Pillow are all it needs.
-
-```python
-from transformers import pipeline
-
-pipe = pipeline("image-to-text", model="{repo_id}", trust_remote_code=True)
-pipe("picture.png")  # a short caption
-pipe("picture.png", prompt="In the image <image>, can you locate the dog and let me know its coordinates?")
-```
-
-Loading with `trust_remote_code=True` runs this repo's code. Read it, and pin a `revision`.
-"""
+_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+_ADAPTER_ROWS = {
+    "method": "peft_type",
+    "adapters": "adapters",
+    "bottleneck": "bottleneck_size",
+    "trained modules": "trained_modules",
+    "visual branches": "visual_branches",
+}
 
 _ADAPTER = """# {name}
 
@@ -77,20 +64,44 @@ def make_card(selection: Selection, repo_id: str, base_model: str | None = None)
         repo_id: its name.
         base_model: the name of the base model on the Hub, for an adapter.
     """
-    config = json.loads(selection.files[CONFIG[selection.kind]].read_text(encoding="utf-8"))
-    name = repo_id.rpartition("/")[2]
-    metadata: dict[str, Any]
-    if selection.kind == ADAPTER:
-        named = config.get("base_model_name_or_path")
-        base_model = base_model or (None if not named or is_local(named) else named)
-        metadata = {"library_name": "peft", "base_model": base_model, "tags": ["lion"]}
-        rows = _adapter_rows(config, selection)
-        text = _ADAPTER.format(name=name, rows=rows, repo_id=repo_id, base_model=base_model or "BASE_MODEL")
-    else:
-        tags = ["lion", "image-to-text", "visual-question-answering", "visual-grounding", "custom_code"]
-        metadata = {"library_name": "transformers", "pipeline_tag": "image-text-to-text", "tags": tags}
-        text = _CHECKPOINT.format(name=name, rows=_checkpoint_rows(config, selection), repo_id=repo_id)
+    if selection.kind == CHECKPOINT:
+        return _checkpoint_card(selection, repo_id)
+    config = json.loads(selection.files[CONFIG[ADAPTER]].read_text(encoding="utf-8"))
+    named = config.get("base_model_name_or_path")
+    base_model = base_model or (None if not named or is_local(named) else named)
+    metadata: dict[str, Any] = {"library_name": "peft", "base_model": base_model, "tags": ["lion"]}
+    rows = {label: config[field] for label, field in _ADAPTER_ROWS.items() if config.get(field)}
+    rows["parameters"] = f"{_count_parameters(selection, '.')[0]:,}"
+    text = _ADAPTER.format(
+        name=repo_id.rpartition("/")[2], rows=_table(rows), repo_id=repo_id, base_model=base_model or "BASE_MODEL"
+    )
     return f"---\n{CardData(**metadata).to_yaml()}\n---\n\n{text}"
+
+
+def _checkpoint_card(selection: Selection, repo_id: str) -> str:
+    from configuration_lion import LionConfig, RamConfig  # load transformers, which an adapter's card can do without
+    from modeling_lion.card_lion import CardFacts, render_card
+
+    def read(file: str) -> dict[str, Any]:
+        return json.loads(selection.files[file].read_text(encoding="utf-8"))
+
+    config = read(CONFIG[CHECKPOINT])
+    if config.get("model_type") != LionConfig.model_type:
+        return f"---\nlibrary_name: transformers\n---\n\n# {repo_id.rpartition('/')[2]}\n"
+    parameters, dtype = _count_parameters(selection, ".")
+    tagger = f"{TAGGER}/{CONFIG[CHECKPOINT]}"
+    has_tagger = tagger in selection.files
+    return render_card(
+        CardFacts(
+            title=repo_id.rpartition("/")[2],
+            config=LionConfig.from_dict(config),
+            num_parameters=parameters,
+            dtype=dtype,
+            repo_id=repo_id,
+            tagger_config=RamConfig.from_dict(read(tagger)) if has_tagger else None,
+            tagger_parameters=_count_parameters(selection, TAGGER)[0] if has_tagger else None,
+        )
+    )
 
 
 def finish_card(text: str, repo_id: str, base_model: str | None = None) -> str:
@@ -121,31 +132,6 @@ def _names_local_base(tag: Any) -> bool:
     return isinstance(tag, str) and tag.startswith("base_model:") and is_local(tag.rpartition(":")[2])
 
 
-def _adapter_rows(config: Mapping[str, Any], selection: Selection) -> str:
-    fields = {
-        "method": "peft_type",
-        "adapters": "adapters",
-        "bottleneck": "bottleneck_size",
-        "trained modules": "trained_modules",
-        "visual branches": "visual_branches",
-    }
-    rows = {label: config[field] for label, field in fields.items() if config.get(field)}
-    rows["parameters"] = f"{_count_parameters(selection.files, ''):,}"
-    return _table(rows)
-
-
-def _checkpoint_rows(config: Mapping[str, Any], selection: Selection) -> str:
-    folders = {Path(file).parent.as_posix() for file in selection.files if file.endswith(".safetensors")}
-    rows: dict[str, Any] = {}
-    for folder in sorted(folders):
-        label = "parameters" if folder == "." else f"parameters in `{folder}/`"
-        rows[label] = f"{_count_parameters(selection.files, folder):,}"
-    size = (config.get("vision_config") or {}).get("image_size")
-    if size:
-        rows["picture"] = f"{size} x {size} pixels"
-    return _table(rows)
-
-
 def _table(rows: Mapping[str, Any]) -> str:
     return "\n".join(
         f"| {label} | {', '.join(f'`{entry}`' for entry in value) if isinstance(value, list) else value} |"
@@ -153,12 +139,14 @@ def _table(rows: Mapping[str, Any]) -> str:
     )
 
 
-def _count_parameters(files: Mapping[str, Path], folder: str) -> int:
-    """The elements of all tensors in the safetensors files of a folder, "" for all folders."""
-    return sum(
-        math.prod(entry["shape"])
-        for file, path in files.items()
-        if file.endswith(".safetensors") and folder in ("", Path(file).parent.as_posix())
-        for name, entry in read_safetensors_header(path).items()
-        if name != "__metadata__"
-    )
+def _count_parameters(selection: Selection, folder: str) -> tuple[int, str]:
+    """How many parameters the safetensors files of a folder hold, and the type of most of them."""
+    counts: Counter[str] = Counter()
+    for file, path in selection.files.items():
+        if file.endswith(".safetensors") and Path(file).parent.as_posix() == folder:
+            for name, entry in read_safetensors_header(path).items():
+                # Buffers that are saved, too, hold whole numbers.
+                if name != "__metadata__" and "F" in entry["dtype"]:
+                    counts[entry["dtype"]] += math.prod(entry["shape"])
+    dtype = max(counts, key=lambda name: counts[name], default="")
+    return counts.total(), _DTYPES.get(dtype, dtype.lower())

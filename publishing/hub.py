@@ -23,7 +23,7 @@ MAIN = "main"
 WAITS = (1.0, 2.0, 4.0, 8.0)
 """Seconds before each repetition of a request."""
 PATIENCE = 30.0
-"""Seconds after which no request is repeated any more. Some versions of the client repeat on their own, too."""
+"""Seconds after a first failure, from which on there is no other try. Some versions of the client try again, too."""
 
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 _MOVED = frozenset({409, 412})
@@ -172,7 +172,7 @@ class HubRepo:
         Raises:
             HubError: with one line that says what could not be done, and why.
         """
-        begin = time.monotonic()
+        first_failure: float | None = None
         for wait in (*WAITS, None):
             try:
                 return request()
@@ -182,7 +182,9 @@ class HubRepo:
                 cause = _cause(error)
                 if cause is None:
                     raise
-                if not _is_transient(cause) or wait is None or time.monotonic() - begin + wait > PATIENCE:
+                now = time.monotonic()
+                first_failure = now if first_failure is None else first_failure
+                if not _is_transient(cause) or wait is None or now - first_failure + wait > PATIENCE:
                     raise HubError(self._explain(what, cause)) from cause
                 logger.warning("The Hub did not %s (%s); once more in %g s.", what, _brief(cause), wait)
                 time.sleep(wait)

@@ -81,7 +81,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_checkpoint_arrives_whole_in_one_commit(hub, checkpoint, capsys):
+def test_a_checkpoint_arrives_whole_in_one_commit(hub, checkpoint, model, tagger, capsys):
     assert push(checkpoint, "--message", "The first one") == 0
     assert hub.log(REPO) == ["initial commit", "The first one"]
     there = pushed(hub)
@@ -91,6 +91,8 @@ def test_a_checkpoint_arrives_whole_in_one_commit(hub, checkpoint, capsys):
     assert {f"tagger/{Path(file).name}" for file in TAGGER_CODE} <= set(there)
     assert f'model="{REPO}"' in card
     assert "pipeline_tag: image-text-to-text" in card
+    assert f"{model.num_parameters():,} parameters in float32" in card
+    assert f"{tagger.model.num_parameters():,} parameters, 3 tags" in card
     assert "{{" not in card
     sha = hub.repos[REPO].branches["main"]
     assert capsys.readouterr().out == f"pushed    {hub.url}/{REPO}/commit/{sha} ({len(there) + 1} files)\n"

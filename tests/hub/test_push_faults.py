@@ -5,11 +5,13 @@ The main branch is the old one or the new one, and nothing between them.
 
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+import publishing.hub
 from command_line.main import main
 from tests.hub.conftest import TOKEN
 from tests.hub.loopback import LoopbackHub
@@ -126,6 +128,19 @@ def test_a_request_that_always_fails_leaves_the_old_version(hub, directory, caps
     hub.forget()
     assert push(directory, *new) == 0
     assert weights(hub) == (directory / "adapter_model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(("seconds", "status"), [(0, 0), (1000, 1)])
+def test_a_long_upload_does_not_use_up_the_patience(hub, directory, monkeypatch, seconds, status):
+    """It is counted from the first failure on."""
+    clock = [0.0]
+    monkeypatch.setattr(publishing.hub, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=lambda seconds: None))
+    hub.fail(REQUESTS["upload"], action=lambda: clock.insert(0, 3600.0))
+    hub.fail(REQUESTS["commit"], 500)
+    hub.fail("GET", action=lambda: clock.insert(0, clock[0] + seconds), times=None)
+    hub.fail(REQUESTS["commit"], 500)
+    assert push(directory) == status
+    assert hub.log(REPO) == ["initial commit", "Push the adapter"][: 2 - status]
 
 
 def test_the_commit_is_made_and_no_answer_ever_comes(hub, directory, capsys):
