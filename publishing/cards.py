@@ -11,7 +11,6 @@ from typing import Any
 
 from huggingface_hub import CardData, RepoCard
 
-from modeling_lion.hub_lion import TAGGER_SUBFOLDER as TAGGER
 from publishing.selection import ADAPTER, CHECKPOINT, CONFIG, Selection, read_safetensors_header
 from publishing.traces import is_local
 
@@ -81,6 +80,7 @@ def make_card(selection: Selection, repo_id: str, base_model: str | None = None)
 def _checkpoint_card(selection: Selection, repo_id: str) -> str:
     from configuration_lion import LionConfig, RamConfig  # load transformers, which an adapter's card can do without
     from modeling_lion.card_lion import CardFacts, render_card
+    from modeling_lion.hub_lion import TAGGER_SUBFOLDER
 
     def read(file: str) -> dict[str, Any]:
         return json.loads(selection.files[file].read_text(encoding="utf-8"))
@@ -89,7 +89,7 @@ def _checkpoint_card(selection: Selection, repo_id: str) -> str:
     if config.get("model_type") != LionConfig.model_type:
         return f"---\nlibrary_name: transformers\n---\n\n# {repo_id.rpartition('/')[2]}\n"
     parameters, dtype = _count_parameters(selection, ".")
-    tagger = f"{TAGGER}/{CONFIG[CHECKPOINT]}"
+    tagger = f"{TAGGER_SUBFOLDER}/{CONFIG[CHECKPOINT]}"
     has_tagger = tagger in selection.files
     return render_card(
         CardFacts(
@@ -99,7 +99,7 @@ def _checkpoint_card(selection: Selection, repo_id: str) -> str:
             dtype=dtype,
             repo_id=repo_id,
             tagger_config=RamConfig.from_dict(read(tagger)) if has_tagger else None,
-            tagger_parameters=_count_parameters(selection, TAGGER)[0] if has_tagger else None,
+            tagger_parameters=_count_parameters(selection, TAGGER_SUBFOLDER)[0] if has_tagger else None,
         )
     )
 
