@@ -102,7 +102,8 @@ def run_official(args: argparse.Namespace) -> int:
 
     from modeling_lion.conversion_files import parse_size
     from modeling_lion.conversion_layout import read_tag_files
-    from modeling_lion.conversion_official import ConversionError, OfficialConversion, OfficialFiles
+    from modeling_lion.conversion_official import OfficialConversion, OfficialFiles
+    from modeling_lion.conversion_plan import ConversionError
 
     logging.disable_progress_bar()
     if args.push_to_hub:
@@ -150,7 +151,8 @@ def run_to_official(args: argparse.Namespace) -> int:
     Raises:
         ValueError, OSError: with one line to show to the user.
     """
-    from modeling_lion.conversion_official import ConversionError, to_official
+    from modeling_lion.conversion_plan import ConversionError
+    from modeling_lion.conversion_to_official import to_official
 
     try:
         tensors = to_official(args.model, args.output)

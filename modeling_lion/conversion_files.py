@@ -11,9 +11,11 @@ import logging
 import os
 import pickle
 import re
+import shutil
 import struct
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,10 @@ _DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
+PARTIAL_SUFFIX = ".partial"
+"""What unfinished files and directories have behind their names."""
+
+_MIN_FREE = 64 * 2**20
 _WRAPPERS = ("model", "state_dict")
 # Read anew after so many bytes: a mapping keeps every page in memory that was touched.
 _BYTES_PER_MAPPING = 256 * 2**20
@@ -310,3 +316,52 @@ def release(files: Iterable[WeightFile]) -> None:
     """Give back the memory that reading `files` took."""
     for file in files:
         file.release()
+
+
+def stored_tensors(directory: Path) -> tuple[dict[str, WeightFile], list[str]]:
+    """By name of the parameter, the file of a checkpoint that it is in; and what is there twice."""
+    files: dict[str, WeightFile] = {}
+    problems = []
+    for path in find_weights(directory):
+        file = open_weights(path)
+        problems += [f"twice: {name}" for name in file.tensors if name in files]
+        files |= dict.fromkeys(file.tensors, file)
+    return files, problems
+
+
+@contextmanager
+def new_directory(directory: str | os.PathLike, num_bytes: int = 0) -> Iterator[Path]:
+    """
+    A directory that gets its name when it is complete: until then, and after an error, there is none.
+
+    What an interrupted run has left under the name with `.partial` is replaced.
+
+    Raises:
+        FileExistsError: there is something at that place already.
+        OSError: the disk has no room for `num_bytes`.
+    """
+    directory = Path(directory)
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise FileExistsError(f"{directory} exists already and is not empty")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    partial = directory.with_name(directory.name + PARTIAL_SUFFIX)
+    shutil.rmtree(partial, ignore_errors=True)
+    free = shutil.disk_usage(directory.parent).free
+    if free < num_bytes + _MIN_FREE:
+        raise OSError(f"{directory.parent} has {free / 1e9:.1f} GB of room, and {num_bytes / 1e9:.1f} GB are needed")
+    partial.mkdir()
+    try:
+        yield partial
+        if directory.exists():
+            directory.rmdir()
+        partial.rename(directory)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def reveal(unfinished: Path) -> None:
+    """Move weights out of a folder to where they are looked for, their index last."""
+    for file in sorted(unfinished.iterdir(), key=lambda file: file.suffix == ".json"):
+        file.rename(unfinished.parent / file.name)
+    unfinished.rmdir()

@@ -14,12 +14,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor
 
-from modeling_lion import LionForConditionalGeneration, LionTagger, conversion_official
+from modeling_lion import LionForConditionalGeneration, LionTagger, conversion_files, conversion_official
 from modeling_lion.conversion import convert_lion_checkpoint
 from modeling_lion.conversion_layout import read_tag_files
-from modeling_lion.conversion_official import ConversionError, OfficialConversion, to_official
+from modeling_lion.conversion_official import OfficialConversion
+from modeling_lion.conversion_plan import ConversionError
+from modeling_lion.conversion_to_official import to_official
 from modeling_lion.hub_lion import save_lion
-from processing_lion import LionProcessor
 from tests.golden import LAYOUTS, load_golden
 from tests.official_files import GOLDEN_RAM, TEXT, VISION, change, is_frozen, write_official, write_official_ram
 
@@ -135,7 +136,6 @@ def test_numbers_beyond_float16_leave_nothing_behind(tmp_path):
     with pytest.raises(ValueError, match=r"language_projection\.bias holds numbers beyond the range of float16"):
         convert(files, tmp_path / "out", torch.float16)
     assert not list(tmp_path.glob("out*"))
-    convert(files, tmp_path / "out", torch.bfloat16)
 
 
 def test_files_older_than_torch_1_6_and_bin_shards(tmp_path):
@@ -157,7 +157,7 @@ def test_files_older_than_torch_1_6_and_bin_shards(tmp_path):
 def test_a_checkpoint_that_holds_frozen_parts(tmp_path):
     """Then the other files may be left out, or repeat it."""
     files = write_official(tmp_path)
-    alone = convert(files, tmp_path / "out")
+    alone = OfficialConversion(files)
     weights = load_golden("all").official_state_dict
     content = torch.load(files.checkpoint, weights_only=True)
     content["model"] |= {name: tensor.bfloat16() for name, tensor in weights.items() if name.startswith(VISION)}
@@ -263,7 +263,7 @@ def test_a_directory_with_something_in_it_is_left_alone(tmp_path):
 def test_a_full_disk_is_noticed_before_anything_is_written(tmp_path, monkeypatch):
     conversion = OfficialConversion(write_official(tmp_path))
     usage = type("Usage", (), {"free": 65 * 2**20})
-    monkeypatch.setattr(conversion_official.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(conversion_files.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(OSError, match="GB of room"):
         conversion.write(tmp_path / "out", torch.float32, GB)
     assert not list(tmp_path.glob("out*"))
@@ -304,7 +304,7 @@ def test_a_killed_run_leaves_nothing_that_loads(tmp_path):
     assert [path.name for path in tmp_path.glob("out*")] == ["out"]
 
 
-@pytest.mark.parametrize("before", ["save_pretrained", "_write_config", "_reveal"])
+@pytest.mark.parametrize("before", ["_write_config", "reveal"])
 def test_an_interrupted_run_leaves_nothing_that_loads(tmp_path, monkeypatch, before):
     """As above, at the steps that follow the weights; what a killed run would leave is copied."""
     conversion = OfficialConversion(write_official(tmp_path))
@@ -314,11 +314,7 @@ def test_an_interrupted_run_leaves_nothing_that_loads(tmp_path, monkeypatch, bef
         shutil.copytree(tmp_path / "out.partial", left)
         raise KeyboardInterrupt
 
-    owner = {"save_pretrained": LionProcessor, "_write_config": OfficialConversion}.get(before)
-    if owner is not None:
-        monkeypatch.setattr(owner, before, interrupt)
-    else:
-        monkeypatch.setattr(conversion_official, "_reveal", interrupt)
+    monkeypatch.setattr(conversion_official if before == "reveal" else OfficialConversion, before, interrupt)
     with pytest.raises(KeyboardInterrupt):
         conversion.write(tmp_path / "out", torch.float32, 500_000)
     assert not list(tmp_path.glob("out*"))
