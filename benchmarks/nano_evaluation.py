@@ -19,7 +19,7 @@ from pathlib import Path
 import lion_checkpoints
 from evaluation.benchmark import Benchmark, HubDataset
 from evaluation.benchmarks import BENCHMARKS
-from evaluation.report import BenchmarkReport, Report, describe_decoding, metric_label, part_title
+from evaluation.report import Report, describe_decoding, metric_label, part_title
 from evaluation.scoring import Score
 from evaluation.sheet import join_strips
 from evaluation.synthetic import write_synthetic
@@ -62,7 +62,7 @@ def replace_section(page: str, name: str, content: str) -> str:
     return f"{before}{start}\n{content.strip()}\n\n{end}{after}"
 
 
-def figures_section(report: Report, rows: int, seconds: float) -> str:
+def figures_section(report: Report, rows: int) -> str:
     """The table of a report's figures on the synthetic counterparts."""
     lines = ["| benchmark | metric | nano | 95 % interval | beside it | questions |", "|---|---|---:|---:|---|---:|"]
     for benchmark in report.evaluated:
@@ -76,17 +76,19 @@ def figures_section(report: Report, rows: int, seconds: float) -> str:
     versions = report.versions
     notes = (
         f"{count:,} questions about {rows} rows of each benchmark, {left_out} left out; tags from the checkpoint's "
-        f"tagger; {report.settings['dtype']}, {seconds / 60:.0f} minutes on {report.evaluated[0].run['device']}. "
-        f"Weights {(report.settings['weights_sha256'] or '')[:12]} (SHA-256 of configuration and weights). torch "
-        f"{versions['torch']}, transformers {versions['transformers']}, datasets {versions['datasets']}. "
-        f"Captions were made into words by {'; '.join(sorted(tokenizers))}."
+        f"tagger; {report.settings['dtype']} on {report.evaluated[0].run['device']}. Weights "
+        f"{(report.settings['weights_sha256'] or '')[:12]} (SHA-256 of configuration and weights). torch "
+        f"{versions['torch']}, transformers {versions['transformers']}, datasets {versions['datasets']}. Captions were "
+        f"made into words by {'; '.join(sorted(tokenizers))}."
     )
     return "\n".join(lines) + f"\n\n{notes}"
 
 
 def _beside(score: Score) -> str:
     names = [name for name in _BESIDE.get(score.metric, ()) if name in score.figures]
-    return ", ".join(f"{name.replace('_', ' ')} {score.figures[name]:.3f}" for name in names) or "–"
+    return (
+        ", ".join(f"{name.replace('_', ' ').replace('iou', 'IoU')} {score.figures[name]:.3f}" for name in names) or "–"
+    )
 
 
 def definitions_section(benchmarks: Sequence[Benchmark]) -> str:
@@ -143,8 +145,13 @@ def write_page(page: Path, sections: dict[str, str]) -> None:
     page.write_text(text, encoding="utf-8")
 
 
-def evaluate_nano(model: str, output: Path, rows: int, device: str | None) -> tuple[Report, float]:
-    """The report on the counterparts, and how many seconds answering took in all runs of this machine's last output."""
+def evaluate_nano(model: str, output: Path, rows: int, device: str | None) -> Report:
+    """
+    The report on the counterparts.
+
+    Raises:
+        ValueError: a benchmark could not be evaluated.
+    """
     from evaluation.runner import evaluate
 
     data = output / "data"
@@ -155,13 +162,7 @@ def evaluate_nano(model: str, output: Path, rows: int, device: str | None) -> tu
     failed = [benchmark for benchmark in report.benchmarks if benchmark.error]
     if failed:
         raise ValueError("; ".join(f"{benchmark.name}: {benchmark.error}" for benchmark in failed))
-    return report, sum(_seconds(benchmark) for benchmark in report.evaluated)
-
-
-def _seconds(benchmark: BenchmarkReport) -> float:
-    """Of a run that was continued, what all of it would have taken."""
-    answered, seconds = benchmark.run["answered"], benchmark.run["seconds"]
-    return seconds * benchmark.answered / answered if answered else seconds
+    return report
 
 
 def write_picture(output: Path, file: Path) -> None:
@@ -182,8 +183,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     sections = {"definitions": definitions_section(list(BENCHMARKS.values()))}
     if not options.definitions:
-        report, seconds = evaluate_nano(options.model, options.output, options.rows, options.device)
-        sections["figures"] = figures_section(report, options.rows, seconds)
+        report = evaluate_nano(options.model, options.output, options.rows, options.device)
+        sections["figures"] = figures_section(report, options.rows)
         write_picture(options.output, PICTURE)
     write_page(PAGE, sections)
 
