@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from huggingface_hub import CardData, RepoCard
 
-from publishing.selection import ADAPTER, CHECKPOINT, CONFIG, Selection, read_safetensors_header
+from publishing.selection import ADAPTER, CHECKPOINT, CONFIG, Selection, read_json, read_safetensors_header
 from publishing.traces import is_local
 
 
@@ -65,7 +65,7 @@ def make_card(selection: Selection, repo_id: str, base_model: str | None = None)
     """
     if selection.kind == CHECKPOINT:
         return _checkpoint_card(selection, repo_id)
-    config = json.loads(selection.files[CONFIG[ADAPTER]].read_text(encoding="utf-8"))
+    config = read_json(selection.files[CONFIG[ADAPTER]])
     named = config.get("base_model_name_or_path")
     base_model = base_model or (None if not named or is_local(named) else named)
     metadata: dict[str, Any] = {"library_name": "peft", "base_model": base_model, "tags": ["lion"]}
@@ -82,10 +82,7 @@ def _checkpoint_card(selection: Selection, repo_id: str) -> str:
     from modeling_lion.card_lion import CardFacts, render_card
     from modeling_lion.hub_lion import TAGGER_SUBFOLDER
 
-    def read(file: str) -> dict[str, Any]:
-        return json.loads(selection.files[file].read_text(encoding="utf-8"))
-
-    config = read(CONFIG[CHECKPOINT])
+    config = read_json(selection.files[CONFIG[CHECKPOINT]])
     if config.get("model_type") != LionConfig.model_type:
         return f"---\nlibrary_name: transformers\n---\n\n# {repo_id.rpartition('/')[2]}\n"
     parameters, dtype = _count_parameters(selection, ".")
@@ -98,7 +95,7 @@ def _checkpoint_card(selection: Selection, repo_id: str) -> str:
             num_parameters=parameters,
             dtype=dtype,
             repo_id=repo_id,
-            tagger_config=RamConfig.from_dict(read(tagger)) if has_tagger else None,
+            tagger_config=RamConfig.from_dict(read_json(selection.files[tagger])) if has_tagger else None,
             tagger_parameters=_count_parameters(selection, TAGGER_SUBFOLDER)[0] if has_tagger else None,
         )
     )
@@ -114,7 +111,10 @@ def finish_card(text: str, repo_id: str, base_model: str | None = None) -> str:
     text = text.replace(_REPO_ID, repo_id)
     if not text.startswith("---") and base_model is None:
         return text
-    card = RepoCard(text)
+    try:
+        card = RepoCard(text)
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"the head of README.md is no YAML mapping: {' '.join(str(error).split())}") from None
     data = card.data.to_dict()
     named = data.get("base_model") or []
     bases = [named] if isinstance(named, str) else list(named)

@@ -13,7 +13,7 @@ from typing import Any
 
 from publishing.cards import finish_card, is_written, make_card
 from publishing.hub import HubRepo, check_name
-from publishing.selection import ADAPTER, CARD, CONFIG, Selection, select, stale_files
+from publishing.selection import ADAPTER, CARD, CONFIG, Selection, read_json, select, stale_files
 from publishing.traces import Machine, TracesError, is_local, without_origins
 
 
@@ -140,13 +140,7 @@ def _clean(contents: dict[str, Path | bytes], base_model: str | None) -> list[st
     for file, content in contents.items():
         if not isinstance(content, Path) or content.suffix != ".json" or content.name.endswith(".index.json"):
             continue
-        try:
-            text = content.read_text(encoding="utf-8")
-            if '_or_path"' not in text and '_file"' not in text:
-                continue
-            config = json.loads(text)
-        except ValueError:
-            raise ValueError(f"{file} is not JSON in UTF-8") from None
+        config = read_json(content)
         better = without_origins(config, base_model if content.name == CONFIG[ADAPTER] else None)
         if better != config:
             contents[file] = (json.dumps(better, indent=2, ensure_ascii=False) + "\n").encode()

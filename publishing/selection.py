@@ -80,6 +80,19 @@ def select(directory: str | os.PathLike) -> Selection:
     return Selection(kind, files, left_out)
 
 
+def read_json(path: Path) -> Any:
+    """
+    What a JSON file holds.
+
+    Raises:
+        ValueError: it is none; the file is named.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise ValueError(f"{path.name} is not JSON in UTF-8") from None
+
+
 def stale_files(remote: Iterable[str], selection: Selection) -> list[str]:
     """
     The weights in a repo that a new version leaves without a use: of another number of shards, or pickled. The
@@ -143,8 +156,10 @@ def _check_weights(directory: Path, kind: str, files: Mapping[str, Path]) -> Non
     name = WEIGHTS[kind]
     index = files.get(f"{name}.index.json")
     if index is not None:
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        missing = sorted(shards - set(files))
+        weight_map = read_json(index).get("weight_map")
+        if not weight_map:
+            raise ValueError(f"{directory} is incomplete: {index.name} names no weights")
+        missing = sorted(set(weight_map.values()) - set(files))
         if missing:
             raise ValueError(f"{directory} is incomplete: {index.name} names {missing[0]}, which is not there")
     elif name not in files:
@@ -156,7 +171,7 @@ def _check_weights(directory: Path, kind: str, files: Mapping[str, Path]) -> Non
 
 def _check_code(directory: Path, files: Mapping[str, Path]) -> None:
     """Whether all code is there that `config.json` names, with what that imports from beside it."""
-    config = json.loads((directory / CONFIG[CHECKPOINT]).read_text(encoding="utf-8"))
+    config = read_json(directory / CONFIG[CHECKPOINT])
     values = [value for entry in (config.get("auto_map") or {}).values() for value in _names(entry)]
     values += [pipeline["impl"] for pipeline in (config.get("custom_pipelines") or {}).values()]
     # A name of another repo stands in front of `--`: that code does not travel with this one.

@@ -30,15 +30,17 @@ def push_copy(directory: str | os.PathLike, repo_id: str, **kwargs: Any) -> Call
     """
     # Beside the directory, where files can have a second name in place of a copy.
     copy = Path(tempfile.mkdtemp(prefix=".push-", dir=Path(directory).parent))
-    for file, path in select(directory).files.items():
-        (copy / file).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(path, copy / file)
-        except OSError:
-            shutil.copy2(path, copy / file)
+    problem: Exception | None = None
+    try:
+        for file, path in select(directory).files.items():
+            _link(path, copy / file)
+    except (OSError, ValueError) as error:
+        problem = error
 
     def push() -> Push | None:
         try:
+            if problem is not None:
+                raise problem
             return push_directory(copy, repo_id, **kwargs)
         except (OSError, ValueError) as error:
             logger.warning("%s was not pushed: %s", directory, error)
@@ -47,6 +49,14 @@ def push_copy(directory: str | os.PathLike, repo_id: str, **kwargs: Any) -> Call
             shutil.rmtree(copy, ignore_errors=True)
 
     return push
+
+
+def _link(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copy2(source, target)
 
 
 def tag_card(tags: str | Iterable[str] = (), dataset_name: str | None = None) -> Callable[[str], str]:

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from peft import PeftModel, get_peft_model  # noqa: E402
 
 from tests.trainers.conftest import make_rows, tiny_model  # noqa: E402
 from trainers import LionSFTConfig, LionSFTTrainer  # noqa: E402
+from trainers.pushing import push_copy  # noqa: E402
 from trainers.stages import get_stage  # noqa: E402
 
 
@@ -236,9 +238,12 @@ def test_trainer_of_a_plain_model(hub, base, place, processor):
 def test_training_goes_on_when_the_hub_is_down(hub, base, place, processor, caplog):
     trainer = make_trainer(base, place, processor, push_to_hub=True, hub_always_push=True)
     hub.fail(r"POST .*/commit/", times=None)
-    trainer.train()
+    with caplog.at_level(logging.WARNING):
+        trainer.train()
+        assert push_copy(place, REPO)() is None, "there is no checkpoint in this directory"
     assert trainer.state.global_step == 2
-    assert "was not pushed" in caplog.text
+    assert "did not take the files" in caplog.text
+    assert f"{place} was not pushed: `directory` must hold a checkpoint" in caplog.text
     with pytest.raises(HubError, match="did not take the files"):
         trainer.push_to_hub()
     assert hub.log(REPO) == ["initial commit"]

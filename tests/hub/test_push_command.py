@@ -262,6 +262,14 @@ def no_shard(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
+def no_map(folder: Path) -> None:
+    (folder / "model.safetensors.index.json").write_text("{}")
+
+
+def bad_head(folder: Path) -> None:
+    (folder / "README.md").write_text("---\ntags: [lion\n---\n")
+
+
 def cut_short(folder: Path) -> None:
     content = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(content[:-1])
@@ -276,6 +284,9 @@ def cut_short_in_its_header(folder: Path) -> None:
     ("spoil", "message"),
     [
         (no_shard, "names model-00002-of-00002.safetensors, which is not there"),
+        (no_map, "model.safetensors.index.json names no weights"),
+        (bad_head, "the head of README.md is no YAML mapping"),
+        (lambda folder: (folder / "config.json").write_text("{"), "config.json is not JSON in UTF-8"),
         (cut_short, "model.safetensors is not a complete safetensors file"),
         (cut_short_in_its_header, "model.safetensors is not a complete safetensors file"),
         (
