@@ -3,9 +3,10 @@ Evaluates the shipped checkpoint on the synthetic counterpart of every benchmark
 
     python -m benchmarks.nano_evaluation
 
-writes the counterparts to the folder `data` of the output folder, evaluates as `lion eval` does, and replaces what
-stands between the markers of the page: the table of figures, and the description of the benchmarks. A run that was cut
-off goes on where it stopped. After a change of definitions alone, `--definitions` needs no model.
+writes the counterparts into the output folder, evaluates as `lion eval` does, and replaces what stands between the
+markers of the page: the table of figures, and the description of the benchmarks. A run that was cut off goes on where it
+stopped; another checkpoint needs another output folder. After a change of definitions alone, `--definitions` needs no
+model.
 """
 
 import argparse
@@ -154,20 +155,20 @@ def evaluate_nano(model: str, output: Path, rows: int, device: str | None) -> Re
     """
     from evaluation.runner import evaluate
 
-    data = output / "data"
+    data = output / f"data-{rows}"
     written = [name for name in BENCHMARKS if not (data / name).is_dir()]
     if written:
         write_synthetic(data, rows, written)
-    report = evaluate(model, list(BENCHMARKS.values()), output / "report", data_dir=data, device=device)
+    report = evaluate(model, list(BENCHMARKS.values()), output / f"report-{rows}", data_dir=data, device=device)
     failed = [benchmark for benchmark in report.benchmarks if benchmark.error]
     if failed:
         raise ValueError("; ".join(f"{benchmark.name}: {benchmark.error}" for benchmark in failed))
     return report
 
 
-def write_picture(output: Path, file: Path) -> None:
+def write_picture(report_folder: Path, file: Path) -> None:
     """The strips of some benchmarks, small enough for a page."""
-    strips = [output / "report" / "sheets" / f"{name}.png" for name in _SHOWN]
+    strips = [report_folder / "sheets" / f"{name}.png" for name in _SHOWN]
     join_strips(strips).convert("RGB").save(file, quality=82, optimize=True)
 
 
@@ -185,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not options.definitions:
         report = evaluate_nano(options.model, options.output, options.rows, options.device)
         sections["figures"] = figures_section(report, options.rows)
-        write_picture(options.output, PICTURE)
+        write_picture(options.output / f"report-{options.rows}", PICTURE)
     write_page(PAGE, sections)
 
 
