@@ -4,9 +4,9 @@ Evaluates the shipped checkpoint on the synthetic counterpart of every benchmark
     python -m benchmarks.nano_evaluation
 
 writes the counterparts into the output folder, evaluates as `lion eval` does, and replaces what stands between the
-markers of the page: the table of figures, and the description of the benchmarks. A run that was cut off goes on where it
-stopped; another checkpoint needs another output folder. After a change of definitions alone, `--definitions` needs no
-model.
+markers of the page: the table of figures, and the description of the benchmarks. A run that was cut off goes on where
+it stopped; another checkpoint needs another output folder. After a change of definitions alone, `--definitions` needs
+no model.
 """
 
 import argparse
