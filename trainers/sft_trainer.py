@@ -14,7 +14,7 @@ import torch
 import trl
 from huggingface_hub import run_as_future
 from torch import nn
-from transformers import PreTrainedModel, Trainer, TrainerCallback
+from transformers import PreTrainedModel, T5ForConditionalGeneration, Trainer, TrainerCallback
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import HubStrategy
@@ -125,10 +125,12 @@ class LionSFTTrainer(trl.SFTTrainer):
             callbacks=callbacks,
             **kwargs,
         )
-        if self.is_fsdp_enabled and args.predict_with_generate:
-            # Only the whole model's forward gathers the weights outside of its blocks.
-            logger.warning("Under FSDP, evaluation reports losses but generates no answers.")
-            self.compute_metrics = None
+        if self.is_fsdp_enabled:
+            _name_embeddings_once(self.model)
+            if args.predict_with_generate:
+                # Only the whole model's forward gathers the weights outside of its blocks.
+                logger.warning("Under FSDP, evaluation reports losses but generates no answers.")
+                self.compute_metrics = None
         # The model divides its loss by `num_items_in_batch`, whatever wraps it.
         self.model_accepts_loss_kwargs = True
         self._without_dropout = [] if args.frozen_dropout else _frozen_modules(self.model)
@@ -364,6 +366,17 @@ def _number(rows: Any) -> Any:
     if isinstance(rows, datasets.Dataset) and "index" not in rows.column_names:
         return rows.add_column("index", range(len(rows)))
     return rows
+
+
+def _name_embeddings_once(model: nn.Module) -> None:
+    """
+    Leave T5's embeddings registered as `shared` alone: FSDP shards a parameter for one module, and saves and loads it
+    under one name. Encoder and decoder go on using it.
+    """
+    for t5 in [module for module in model.modules() if isinstance(module, T5ForConditionalGeneration)]:
+        for stack in (t5.encoder, t5.decoder):
+            del stack.embed_tokens
+            stack.__dict__["embed_tokens"] = t5.shared
 
 
 # What may be trained of a part whose other weights are frozen; nothing in it has dropout.
