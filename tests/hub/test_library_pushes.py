@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load
 
+from command_line.main import main
 from modeling_lion import LionForConditionalGeneration, RamForImageTagging
 from modeling_lion.hub_lion import LION_CODE, PROCESSOR_CODE
 from processing_lion import LionProcessor
@@ -173,6 +174,7 @@ def make_trainer(base: Path, place: Path, processor, stage_by_peft: bool = True,
         use_cpu=True,
         max_steps=2,
         save_steps=1,
+        logging_steps=1,
         per_device_train_batch_size=2,
         report_to="tensorboard",
         disable_tqdm=True,
@@ -220,7 +222,17 @@ def test_trainer_of_an_adapter(hub, base, place, processor):
     assert "tokenizer_config.json" in files
     assert_nothing_tells(hub, place)
     assert_nothing_pickled_but_states(place)
-    assert not list(place.glob(".push-*"))
+    assert not list((place / "run").glob(".push-*"))
+
+    # The same directory, as `lion train` leaves it, by hand.
+    trainer.save_state()
+    trainer.plot()
+    assert main(["push", str(place / "run"), "--repo-id", "lions/by-hand", "--base-model", "lions/base"]) == 0
+    by_hand = hub.files("lions/by-hand")
+    assert set(by_hand) == {*files, "loss.png"}
+    assert by_hand["adapter_model.safetensors"] == files["adapter_model.safetensors"]
+    assert b"secret-place" not in b"".join(by_hand.values())
+    assert 'from_pretrained("lions/base")' in by_hand["README.md"].decode()
 
 
 def test_trainer_of_a_plain_model(hub, base, place, processor):
