@@ -6,6 +6,7 @@ TRANSFORMERS5 := .venv
 TRANSFORMERS4 := .venv-transformers4
 HUB5 := .venv-hub5
 HUB4 := .venv-hub4
+TORCHAO := .venv-torchao
 BIN := $(TRANSFORMERS5)/bin
 # The models of the tests are tiny: more threads only wait for each other.
 export OMP_NUM_THREADS ?= 1
@@ -21,12 +22,15 @@ demo: $(TRANSFORMERS5)/.installed
 test: environments
 	$(MAKE) lint types test-transformers5 test-transformers4
 
-environments: $(TRANSFORMERS5)/.installed $(TRANSFORMERS4)/.installed $(HUB5)/.installed $(HUB4)/.installed
+environments: $(TRANSFORMERS5)/.installed $(TRANSFORMERS4)/.installed $(HUB5)/.installed $(HUB4)/.installed \
+	$(TORCHAO)/.installed
 
 test-transformers5: environments
+	PYTHONPATH=$(TORCHAO) $(BIN)/python -m pytest tests/modeling_lion/test_quantization.py -k torchao
 	LION_HUB_PYTHON_V4=$(abspath $(HUB4))/bin/python LION_HUB_PYTHON_V5=$(abspath $(HUB5))/bin/python $(BIN)/python -m pytest
 
 test-transformers4: environments
+	PYTHONPATH=$(TORCHAO) $(TRANSFORMERS4)/bin/python -m pytest tests/modeling_lion/test_quantization.py -k torchao
 	$(TRANSFORMERS4)/bin/python -m pytest
 
 lint: $(TRANSFORMERS5)/.installed
@@ -41,20 +45,25 @@ format: $(TRANSFORMERS5)/.installed
 	$(BIN)/ruff format .
 
 # Everything, on transformers 5 and on transformers 4; versions stand in pyproject.toml.
-$(TRANSFORMERS5)/.installed: EXTRAS := train,evaluation,dev,transformers5
-$(TRANSFORMERS4)/.installed: EXTRAS := train,evaluation,dev,transformers4
+$(TRANSFORMERS5)/.installed: EXTRAS := train,evaluation,quantization,dev,transformers5
+$(TRANSFORMERS4)/.installed: EXTRAS := train,evaluation,quantization,dev,transformers4
 $(TRANSFORMERS5)/.installed $(TRANSFORMERS4)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --editable ".[$(EXTRAS)]"
 	touch $@
 
 # Only what somebody has who loads a checkpoint from the Hub: no package of this repository, none of its extras.
-$(HUB5)/.installed: PACKAGES = $(shell $(PYTHON) tests/hub/versions.py transformers5)
-$(HUB4)/.installed: PACKAGES = $(shell $(PYTHON) tests/hub/versions.py transformers4)
+$(HUB5)/.installed: PACKAGES = Pillow $(shell $(PYTHON) tests/hub/versions.py transformers5)
+$(HUB4)/.installed: PACKAGES = Pillow $(shell $(PYTHON) tests/hub/versions.py transformers4)
 $(HUB5)/.installed $(HUB4)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet $(PACKAGES)
 	touch $@
 
+# Beside the others: wherever transformers finds torchao, it imports it.
+$(TORCHAO)/.installed: pyproject.toml $(TRANSFORMERS5)/.installed
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(@D) "$(shell $(PYTHON) tests/hub/versions.py torchao)"
+	touch $@
+
 clean:
-	rm -rf $(TRANSFORMERS5) $(TRANSFORMERS4) $(HUB5) $(HUB4) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(TRANSFORMERS5) $(TRANSFORMERS4) $(HUB5) $(HUB4) $(TORCHAO) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,4 +1,4 @@
-"""Print what a machine has that only loads checkpoints from the Hub: torch, Pillow and one pinned transformers."""
+"""Print the versions of an extra: for machines that only load checkpoints from the Hub, with torch and transformers."""
 
 import sys
 import tomllib
@@ -6,10 +6,10 @@ from pathlib import Path
 
 
 def requirements(extra: str) -> list[str]:
-    """The pinned versions of `extra` in pyproject.toml, without what only training needs."""
+    """The versions of `extra` in pyproject.toml, without what only training needs."""
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     pinned = project["optional-dependencies"][extra]
-    return [requirement for requirement in pinned if not requirement.startswith(("peft", "trl"))] + ["Pillow"]
+    return [requirement for requirement in pinned if not requirement.startswith(("peft", "trl"))]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Quantised loading of the shipped checkpoint: what is spared, and how close the outputs stay."""
 
 import importlib
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -16,7 +17,6 @@ from trainers.world.scene import render
 
 
 pytest.importorskip("bitsandbytes")
-pytest.importorskip("torchao")
 
 NANO = lion_checkpoints.path("nano")
 LEARNT = ("qformer.", "language_projection", "vision_aggregator.", "aggregator_projection.", "lm_head", ".adapter.")
@@ -64,7 +64,17 @@ def expected(batch) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("quantization_config", "agreement"), [(eight_bit, 0.97), (four_bit, 0.9), (weight_only, 0.97)]
+    ("quantization_config", "agreement"),
+    [
+        pytest.param(eight_bit, 0.97, id="8 bit"),
+        pytest.param(four_bit, 0.9, id="4 bit"),
+        pytest.param(
+            weight_only,
+            0.97,
+            id="torchao",
+            marks=pytest.mark.skipif(find_spec("torchao") is None, reason="torchao is not installed"),
+        ),
+    ],
 )
 def test_outputs_stay_close_and_learnt_parts_as_they_are(batch, expected, quantization_config, agreement):
     model = load(quantization_config())
