@@ -65,15 +65,18 @@ class HubRepo:
         self.revision = revision or MAIN
         url = self.ask("make the repo", lambda: self.api.create_repo(repo_id, private=private, exist_ok=True))
         self.repo_id = url.repo_id
-        if self.revision != MAIN and not self.revision.startswith("refs/"):
-            self.ask(
-                "make the branch", lambda: self.api.create_branch(self.repo_id, branch=self.revision, exist_ok=True)
-            )
-        info = self.ask("describe the repo", lambda: self.api.model_info(self.repo_id, revision=self.revision))
+        info = self.ask("describe the repo", lambda: self.api.model_info(self.repo_id, revision=MAIN))
         if private and not info.private:
             raise HubError(f"{self.repo_id} is there already, and public: make it private first, on its settings page")
+        if self.revision != MAIN:
+            self.ask("make the branch of", self._make_branch)
+            info = self.ask("describe the repo", lambda: self.api.model_info(self.repo_id, revision=self.revision))
         self.head: str = info.sha or ""
         self.files = [sibling.rfilename for sibling in info.siblings or ()]
+
+    def _make_branch(self) -> None:
+        if not self.revision.startswith("refs/"):  # as those of pull requests, which are there
+            self.api.create_branch(self.repo_id, branch=self.revision, exist_ok=True)
 
     def read(self, path: str) -> str | None:
         """The text of a file in the repo; None if it has none of that name."""

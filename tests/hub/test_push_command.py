@@ -234,9 +234,10 @@ def test_private(hub, adapter, capsys):
     assert push(adapter, "--private") == 0
     assert hub.repos[REPO].private
     hub.create("lions/public")
-    assert push(adapter, "--private", repo="lions/public") == 1
+    assert push(adapter, "--private", "--revision", "next", repo="lions/public") == 1
     assert "lions/public is there already, and public" in capsys.readouterr().err
     assert hub.log("lions/public") == ["initial commit"]
+    assert list(hub.repos["lions/public"].branches) == ["main"]
 
 
 def test_a_branch_leaves_the_main_one_alone(hub, adapter):
