@@ -25,6 +25,7 @@ _PICKLED = frozenset({".bin", ".ckpt", ".h5", ".msgpack", ".npy", ".npz", ".pick
 # What a training run leaves behind, with paths, host names and settings of the machine it ran on.
 _OF_TRAINING = frozenset({"recipe.json", "stage_result.json", "trainer_state.json", "training_args.json"})
 _FOLDERS_OF_TRAINING = re.compile(r"checkpoint-\d+|global_step\d+|runs|logs|tags|wandb|tensorboard|.*\.partial")
+_INDEX = ".index.json"
 _SHARDS = r"(?:-\d+-of-\d+)?\.(?:bin|safetensors)(?:\.index\.json)?"
 _ANY_WEIGHTS = {
     CHECKPOINT: re.compile("(?:pytorch_)?model" + _SHARDS),
@@ -154,19 +155,19 @@ def _reason_to_leave_out(path: Path) -> str | None:
 
 def _check_weights(directory: Path, kind: str, files: Mapping[str, Path]) -> None:
     name = WEIGHTS[kind]
-    index = files.get(f"{name}.index.json")
-    if index is not None:
-        weight_map = read_json(index).get("weight_map")
-        if not weight_map:
-            raise ValueError(f"{directory} is incomplete: {index.name} names no weights")
-        missing = sorted(set(weight_map.values()) - set(files))
-        if missing:
-            raise ValueError(f"{directory} is incomplete: {index.name} names {missing[0]}, which is not there")
-    elif name not in files:
+    if name not in files and f"{name}{_INDEX}" not in files:
         raise ValueError(f"{directory} is incomplete: it has no {name} (weights of other formats are not pushed)")
-    for path in files.values():
+    for file, path in files.items():
         if path.suffix == ".safetensors":
             read_safetensors_header(path)
+        elif file.endswith(_INDEX):
+            weight_map = read_json(path).get("weight_map")
+            if not weight_map:
+                raise ValueError(f"{directory} is incomplete: {file} names no weights")
+            folder = PurePosixPath(file).parent
+            missing = sorted(shard for shard in set(weight_map.values()) if (folder / shard).as_posix() not in files)
+            if missing:
+                raise ValueError(f"{directory} is incomplete: {file} names {missing[0]}, which is not there")
 
 
 def _check_code(directory: Path, files: Mapping[str, Path]) -> None:

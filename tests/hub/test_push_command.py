@@ -263,6 +263,11 @@ def no_shard(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
+def no_shard_of_the_tagger(folder: Path) -> None:
+    index = {"weight_map": {"a": "model-00001-of-00001.safetensors"}}
+    (folder / "tagger" / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
 def no_map(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text("{}")
 
@@ -285,6 +290,7 @@ def cut_short_in_its_header(folder: Path) -> None:
     ("spoil", "message"),
     [
         (no_shard, "names model-00002-of-00002.safetensors, which is not there"),
+        (no_shard_of_the_tagger, "tagger/model.safetensors.index.json names model-00001-of-00001.safetensors"),
         (no_map, "model.safetensors.index.json names no weights"),
         (bad_head, "the head of README.md is no YAML mapping"),
         (lambda folder: (folder / "config.json").write_text("{"), "config.json is not JSON in UTF-8"),

@@ -97,6 +97,17 @@ def test_a_request_that_fails_once_is_repeated(hub, directory, request_name, fau
     assert {"README.md", "adapter_config.json"} <= set(hub.files(REPO))
 
 
+def test_an_upload_is_cut_off_in_the_middle_of_many_megabytes(hub, directory):
+    weights_file = directory / "adapter_model.safetensors"
+    save_file({"weight": np.arange(4 << 20, dtype=np.float32)}, weights_file)
+    planned = hub.fail(REQUESTS["upload"], None, after=5_000_000, times=2)
+    assert push(directory) == 0
+    assert planned.seen == 2
+    assert hub.uploads == [weights_file.stat().st_size]
+    assert weights(hub) == weights_file.read_bytes()
+    assert hub.log(REPO) == ["initial commit", "Push the adapter"]
+
+
 @pytest.mark.parametrize("request_name", MORE_REQUESTS)
 def test_so_are_those_of_a_second_push(hub, directory, request_name):
     assert push(directory) == 0
