@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,6 +57,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=run)
 
 
+# What the extra `evaluation` installs.
+_PACKAGES = ("accelerate", "datasets", "evaluate", "tqdm")
+
+
 class _Once(logging.Filter):
     """Lets every message pass once: what the metrics of one benchmark say, those of the next say again."""
 
@@ -75,8 +80,10 @@ def run(args: argparse.Namespace) -> int:
     Evaluate, and print the figures; 1 if there are none.
 
     Raises:
-        ValueError, OSError: with one line to show to the user.
+        ValueError, OSError, ImportError: with one line to show to the user.
     """
+    if missing := [package for package in _PACKAGES if importlib.util.find_spec(package) is None]:
+        raise ImportError(f'lion eval needs {", ".join(missing)}: pip install "lion-multimodal[evaluation]"')
     from evaluation.benchmarks import get_benchmarks
 
     benchmarks = get_benchmarks(args.benchmark)

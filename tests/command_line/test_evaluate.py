@@ -1,5 +1,6 @@
 """`lion eval`, with the checkpoint that ships, on the benchmarks' synthetic counterparts."""
 
+import importlib.util
 import json
 import shutil
 
@@ -104,6 +105,15 @@ def test_an_error_is_one_line(capsys, tmp_path, monkeypatch, arguments, message)
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("lion: error: ")
     assert message in line
+
+
+def test_missing_packages_are_named(tmp_path, capsys, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "datasets" else find(name, *rest)
+    )
+    assert main(["eval", "--model", str(NANO), "--benchmark", "vsr", "--output", str(tmp_path)]) == 1
+    assert 'lion eval needs datasets: pip install "lion-multimodal[evaluation]"' in capsys.readouterr().err
 
 
 def test_other_tags_need_another_folder(data, tmp_path, capsys):
