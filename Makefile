@@ -19,8 +19,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 demo: $(TRANSFORMERS5)/.installed
 	$(BIN)/lion demo --output demo.png
 
+# One process has little use for a second core: both versions are tested side by side.
 test: environments
-	$(MAKE) lint types test-transformers5 test-transformers4
+	$(MAKE) lint types
+	$(MAKE) --jobs=2 test-transformers5 test-transformers4
 
 environments: $(TRANSFORMERS5)/.installed $(TRANSFORMERS4)/.installed $(HUB5)/.installed $(HUB4)/.installed \
 	$(TORCHAO)/.installed
