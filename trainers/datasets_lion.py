@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -50,6 +51,8 @@ def build_dataset(
     bad_rows: BadRows | None = None,
     tag_pictures: TagPictures | None = None,
     training: bool = True,
+    process_index: int = 0,
+    num_processes: int = 1,
 ) -> AnyDataset:
     """
     Load, check and mix sources.
@@ -64,6 +67,9 @@ def build_dataset(
         training (`bool`):
             Whether streams are shuffled and start again when they end, so that `max_steps` alone says how long training
             lasts. Map-style data sets are shuffled by the trainer's sampler.
+        process_index, num_processes (`int`):
+            This process among those that train together. Each of them streams rows of its own, whole shards where their
+            number allows it. Map-style data sets are the same everywhere: the trainer's sampler divides them.
 
     Returns:
         `datasets.Dataset` or, if any source streams, `datasets.IterableDataset`, with the columns of `ROW_FEATURES`.
@@ -74,8 +80,9 @@ def build_dataset(
     if not sources:
         raise ValueError("`sources` is empty: a stage needs at least one data set.")
     bad_rows = bad_rows or BadRows()
-    loaded = [load_source(source, seed, bad_rows, tag_pictures, training) for source in sources]
-    rows = mix(loaded, [source.weight for source in sources], seed)
+    share = (process_index, num_processes)
+    loaded = [load_source(source, seed, bad_rows, tag_pictures, training, *share) for source in sources]
+    rows = mix(loaded, [source.weight for source in sources], seed, *share)
     if isinstance(rows, datasets.IterableDataset) and training:
         # The position tells the passes over a stream apart where a row is augmented.
         rows = rows.repeat(None).map(
@@ -86,10 +93,17 @@ def build_dataset(
     return rows
 
 
-def mix(loaded: Sequence[AnyDataset], weights: Sequence[float | None], seed: int = 42) -> AnyDataset:
+def mix(
+    loaded: Sequence[AnyDataset],
+    weights: Sequence[float | None],
+    seed: int = 42,
+    process_index: int = 0,
+    num_processes: int = 1,
+) -> AnyDataset:
     """
     One data set from several. With weights, rows are drawn by them until every source was used up once; without,
-    map-style sources are concatenated, and streams, whose lengths nobody knows, take turns.
+    map-style sources are concatenated, and streams, whose lengths nobody knows, take turns. Beside streams, which hold
+    this process's rows already, map-style sources are divided among the processes as well.
     """
     given = [weight for weight in weights if weight is not None]
     if len(given) not in (0, len(weights)):
@@ -99,8 +113,12 @@ def mix(loaded: Sequence[AnyDataset], weights: Sequence[float | None], seed: int
     streaming = any(isinstance(d, datasets.IterableDataset) for d in loaded)
     if streaming:
         loaded = [
-            d if isinstance(d, datasets.IterableDataset) else d.shuffle(seed=seed).to_iterable_dataset() for d in loaded
+            d
+            if isinstance(d, datasets.IterableDataset)
+            else _to_stream(_own_rows(d.shuffle(seed=seed), process_index, num_processes))
+            for d in loaded
         ]
+        seed += process_index  # or all processes would draw from the same source at the same time
     if not given and not streaming:
         return datasets.concatenate_datasets(list(loaded))
     probabilities = [weight / sum(given) for weight in given] or None
@@ -109,32 +127,49 @@ def mix(loaded: Sequence[AnyDataset], weights: Sequence[float | None], seed: int
     )
 
 
+# Enough for the workers of a data loader, which share out a stream by its shards.
+_SHARDS_PER_PROCESS = 16
+
+
+def _to_stream(rows: datasets.Dataset, num_processes: int = 1) -> datasets.IterableDataset:
+    shards = _SHARDS_PER_PROCESS * num_processes
+    return rows.to_iterable_dataset(num_shards=shards if len(rows) >= shards else 1)
+
+
+def _own_rows(rows: datasets.Dataset, process_index: int, num_processes: int) -> datasets.Dataset:
+    if num_processes == 1 or len(rows) < num_processes:
+        return rows
+    return rows.shard(num_processes, process_index)
+
+
 def load_source(
     source: SourceRecipe,
     seed: int = 42,
     bad_rows: BadRows | None = None,
     tag_pictures: TagPictures | None = None,
     training: bool = True,
+    process_index: int = 0,
+    num_processes: int = 1,
 ) -> AnyDataset:
     """Load and check one source (arguments as for [`build_dataset`])."""
     bad_rows = bad_rows or BadRows()
-    raw = _open(source)
+    raw = _open(source, num_processes)
     reader = _RowReader(source, raw.column_names)
     if isinstance(raw, datasets.IterableDataset):
         if source.tags == "tagger":
             raise ValueError(
                 f"Source {source.name!r} streams, so the tagger cannot go first: write its tags beforehand."
             )
-        return _stream(raw, source, reader, seed if training else None, bad_rows)
+        return _stream(raw, source, reader, seed if training else None, bad_rows, process_index, num_processes)
     return _prepare(raw, source, reader, bad_rows, tag_pictures)
 
 
-def _open(source: SourceRecipe) -> AnyDataset:
+def _open(source: SourceRecipe, num_processes: int) -> AnyDataset:
     try:
         if source.builder is not None:
             raw = load_function(source.builder)(**source.builder_kwargs)
         else:
-            raw = _load(source, str(source.path))
+            raw = _load(source, str(source.path), num_processes)
     except Exception as error:
         raise ValueError(
             f"Source {source.name!r} cannot be loaded from {source.path or source.builder!r}: "
@@ -153,10 +188,10 @@ def _open(source: SourceRecipe) -> AnyDataset:
     return raw
 
 
-_FILE_FORMATS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv"}
+_FILE_FORMATS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv", ".tar": "webdataset"}
 
 
-def _load(source: SourceRecipe, name: str) -> AnyDataset:
+def _load(source: SourceRecipe, name: str, num_processes: int) -> AnyDataset:
     path = Path(name).expanduser()
     if path.suffix in _FILE_FORMATS:
         return datasets.load_dataset(
@@ -164,7 +199,7 @@ def _load(source: SourceRecipe, name: str) -> AnyDataset:
         )
     if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
         saved = datasets.load_from_disk(str(path))
-        return saved.to_iterable_dataset() if source.streaming and isinstance(saved, datasets.Dataset) else saved
+        return _to_stream(saved, num_processes) if source.streaming and isinstance(saved, datasets.Dataset) else saved
     return datasets.load_dataset(
         str(path) if path.is_dir() else name,
         name=source.config,
@@ -373,6 +408,8 @@ def _stream(
     reader: _RowReader,
     seed: int | None,
     bad_rows: BadRows,
+    process_index: int,
+    num_processes: int,
 ) -> datasets.IterableDataset:
     column = reader.columns["image"]
     if raw.features is not None:
@@ -381,6 +418,9 @@ def _stream(
             raw = raw.cast_column(column, datasets.Image(decode=False))
         elif isinstance(feature, datasets.List) and isinstance(feature.feature, datasets.Image):
             raw = raw.cast_column(column, datasets.List(datasets.Image(decode=False)))
+    # Rows of several shards are counted by several readers: what they hold tells them apart.
+    in_order = raw.num_shards == 1
+    raw = _own_stream(raw, source.name, process_index, num_processes)
 
     def read(row, index):
         output = reader.read_texts(row)
@@ -389,6 +429,7 @@ def _stream(
             problem = find_missing_image(image)
         except ValueError as error:
             image, problem = None, str(error)
+        index = index * num_processes + process_index if in_order else _fingerprint(image, output)
         return {**output, "image": image, "index": index, "problem": problem or output["problem"]}
 
     def is_good(row):
@@ -400,4 +441,28 @@ def _stream(
     features = datasets.Features({**ROW_FEATURES, "problem": datasets.Value("string")})
     rows = raw.map(read, with_indices=True, remove_columns=raw.column_names, features=features)
     rows = rows.filter(is_good).remove_columns("problem").select_columns(list(ROW_FEATURES))
-    return rows if seed is None else rows.shuffle(seed=seed, buffer_size=source.shuffle_buffer)
+    return rows if seed is None else rows.shuffle(seed=seed + process_index, buffer_size=source.shuffle_buffer)
+
+
+def _fingerprint(image: Mapping[str, Any] | None, texts: Mapping[str, Any]) -> int:
+    """A number of a row, the same wherever the row is read."""
+    picture = (image or {}).get("bytes") or str((image or {}).get("path")).encode()
+    words = "\0".join([texts["prompt"], *texts["completion"]])
+    return zlib.crc32(words.encode("utf-8", "surrogatepass"), zlib.crc32(picture))
+
+
+def _own_stream(
+    raw: datasets.IterableDataset, name: str, process_index: int, num_processes: int
+) -> datasets.IterableDataset:
+    """The rows of one process: whole shards, or every so many-th row where these cannot be dealt out evenly."""
+    if num_processes == 1:
+        return raw
+    if raw.num_shards % num_processes == 0:
+        return raw.shard(num_processes, process_index)
+    logger.warning(
+        "Every process reads all of source %r: its %d shards cannot be dealt out evenly to %d processes.",
+        name,
+        raw.num_shards,
+        num_processes,
+    )
+    return raw.filter(lambda _, index: index % num_processes == process_index, with_indices=True)

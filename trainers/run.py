@@ -149,7 +149,7 @@ def training_arguments(recipe: Recipe, stage: Stage) -> LionSFTConfig:
         fields["eval_strategy"] = "no"
     if fields.get("bf16") == "auto":
         fields["bf16"] = has_fast_bfloat16(use_cpu=bool(fields.get("use_cpu")))
-    defaults = {"seed": recipe.seed, "bad_rows": recipe.bad_rows, "run_name": stage.name}
+    defaults = {"seed": recipe.seed, "bad_rows": recipe.bad_rows, "run_name": stage.name, "own_streams": True}
     try:
         return LionSFTConfig(output_dir=str(Path(recipe.output_dir) / stage.name), **{**defaults, **fields})
     except (TypeError, ValueError) as error:
@@ -257,7 +257,14 @@ def _build_datasets(
     def tag_pictures(source: SourceRecipe, pictures: datasets.Dataset) -> Sequence[Any]:
         return _tag(recipe, base, source, pictures)
 
-    train = build_dataset(sources, args.data_seed, bad_rows, tag_pictures)
+    train = build_dataset(
+        sources,
+        args.data_seed,
+        bad_rows,
+        tag_pictures,
+        process_index=args.process_index,
+        num_processes=args.world_size,
+    )
     evaluation = {
         source.name: build_dataset([source], args.data_seed, bad_rows, tag_pictures, training=False)
         for source in recipe.sources(stage, evaluation=True)

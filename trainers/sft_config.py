@@ -38,6 +38,10 @@ class LionSFTConfig(trl.SFTConfig):
         generation_max_new_tokens (`int`, defaults to 64): Longest answer that evaluation generates.
         generation_num_beams (`int`, defaults to 1): Beams of evaluation.
         plots (`bool`, defaults to `True`): Whether to draw loss and routers into PNG files at the end.
+        own_streams (`bool`, defaults to `False`):
+            Whether a streaming `train_dataset` gives every process rows of its own without end, as
+            `trainers.datasets_lion.build_dataset` makes it. Otherwise the first process reads all rows, and sends the
+            others theirs.
 
     The defaults of these inherited fields differ: `label_names=["labels"]`; `remove_unused_columns=False` (rows reach
     the collator whole); `max_length=None` (the processor truncates, tags first); `gradient_checkpointing=False`;
@@ -76,6 +80,10 @@ class LionSFTConfig(trl.SFTConfig):
     )
     generation_num_beams: int = field(default=1, metadata={"help": "Beams while evaluating."})
     plots: bool = field(default=True, metadata={"help": "Draw loss and routers into PNG files at the end."})
+
+    own_streams: bool = field(
+        default=False, metadata={"help": "A streaming train_dataset gives every process rows of its own, without end."}
+    )
 
     label_names: list[str] | None = field(
         default_factory=lambda: ["labels"], metadata={"help": "Names of the labels in the inputs."}

@@ -12,8 +12,10 @@ from typing import Any
 import datasets
 import torch
 import trl
+from accelerate.data_loader import prepare_data_loader
 from huggingface_hub import run_as_future
 from torch import nn
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, T5ForConditionalGeneration, Trainer, TrainerCallback
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.trainer import TRAINING_ARGS_NAME
@@ -140,6 +142,31 @@ class LionSFTTrainer(trl.SFTTrainer):
     def _set_signature_columns_if_needed(self):
         if self._signature_columns is None:
             self._signature_columns = ["image", "images", "prompt", "completion", "tags", "level"]
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As the `Trainer`'s, except that nothing divides a stream that has been divided already."""
+        if not (self.args.own_streams and isinstance(self.train_dataset, datasets.IterableDataset)):
+            return super().get_train_dataloader()
+        loader = DataLoader(
+            self.train_dataset,
+            batch_size=self._train_batch_size,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            persistent_workers=self.args.dataloader_persistent_workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+        )
+        loader = prepare_data_loader(
+            loader,
+            self.accelerator.device,
+            num_processes=1,
+            process_index=0,
+            put_on_device=True,
+            dispatch_batches=False,
+            non_blocking=self.accelerator.non_blocking,
+        )
+        loader._is_accelerate_prepared = True
+        return self.accelerator.prepare(loader)
 
     def get_eval_dataloader(self, eval_dataset=None):
         with self._evaluation_collator():
