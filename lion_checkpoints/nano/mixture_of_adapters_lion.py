@@ -151,9 +151,12 @@ class MixtureOfAdapters(nn.Module):
         return sum(ratio * adapter(hidden_states) for ratio, adapter in zip(ratios, self.adapters))
 
     def _can_fold(self) -> bool:
-        """Folding reads the weights directly: not where something wraps, quantises or offloads them."""
+        """Folding reads the weights directly: not where something wraps, quantises, offloads or shards them."""
         return all(
-            type(layer) is nn.Linear and not layer.weight.is_meta
+            type(layer) is nn.Linear
+            and not layer.weight.is_meta
+            # DeepSpeed leaves a weight empty until its layer is called.
+            and layer.weight.shape == (layer.out_features, layer.in_features)
             for adapter in self.adapters
             for layer in (adapter.down_proj, adapter.up_proj)
         )
