@@ -11,7 +11,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "tag",
         help="tag every image of a folder or a data set",
         description="Tag every image of a folder or a data set. A run that was interrupted goes on where it stopped "
-        "when the command is repeated. Images that cannot be read are named, skipped and counted.",
+        "when the command is repeated. Images that cannot be read are named, skipped and counted. By several "
+        "processes, on one machine or on many that share a file system: accelerate launch -m command_line.main tag ...",
     )
     parser.add_argument(
         "source",
@@ -48,6 +49,8 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ValueError, OSError: with one line to show to the user.
     """
+    from accelerate import PartialState
+
     from trainers.tagging import (
         Tagger,
         open_images,
@@ -67,7 +70,8 @@ def run(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         num_workers=args.num_workers,
     )
-    print(f"{target}: {report.tagged} tagged, {report.present} already there, {len(report.broken)} unreadable")
+    if PartialState().is_main_process:
+        print(f"{target}: {report.tagged} tagged, {report.present} already there, {len(report.broken)} unreadable")
     return 0
 
 
