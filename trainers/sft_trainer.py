@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import trl
 from accelerate.data_loader import prepare_data_loader
 from huggingface_hub import run_as_future
 from torch import nn
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, T5ForConditionalGeneration, Trainer, TrainerCallback
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -129,6 +131,7 @@ class LionSFTTrainer(trl.SFTTrainer):
         )
         if self.is_fsdp_enabled:
             _name_embeddings_once(self.model)
+            _keep_loss_in_float32(self.accelerator.state.fsdp_plugin)
             if args.predict_with_generate:
                 # Only the whole model's forward gathers the weights outside of its blocks.
                 logger.warning("Under FSDP, evaluation reports losses but generates no answers.")
@@ -404,6 +407,13 @@ def _name_embeddings_once(model: nn.Module) -> None:
         for stack in (t5.encoder, t5.decoder):
             del stack.embed_tokens
             stack.__dict__["embed_tokens"] = t5.shared
+
+
+def _keep_loss_in_float32(fsdp_plugin: Any) -> None:
+    """Have FSDP compute in half precision, but neither round the loss to it nor add gradients up in it."""
+    policy = fsdp_plugin.mixed_precision_policy
+    if isinstance(policy, MixedPrecisionPolicy):
+        fsdp_plugin.mixed_precision_policy = replace(policy, reduce_dtype=torch.float32, output_dtype=None)
 
 
 # What may be trained of a part whose other weights are frozen; nothing in it has dropout.
