@@ -67,6 +67,8 @@ def train(shards: Path, pictures: Path, path: Path, workers: int = 0, resume: bo
         disable_tqdm=True,
     )
     args.per_device_train_batch_size = GLOBAL_BATCH // args.world_size
+    # transformers 4 cannot load an optimiser's state to what it calls the device of several processes, `cpu:0`.
+    args.__dict__["_setup_devices"] = torch.device("cpu")
     source = SourceRecipe(
         path=str(shards / "*.jsonl"),
         name="rows",

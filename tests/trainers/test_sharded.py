@@ -6,16 +6,19 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
+from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from modeling_lion.peft_lion import fold_adapters
 from tests.trainers.conftest import make_rows, tiny_model
 from tests.trainers.sharded_processes import train
 from trainers.collator import LionDataCollator
+from trainers.sft_trainer import _keep_loss_in_float32
 
 
 ROOT = Path(__file__).parents[2]
@@ -76,3 +79,13 @@ def test_shared_out_weights_train_and_one_process_loads_them(alone, processor, t
         logits = [model(**inputs).logits for model in (*models, folded)]
     torch.testing.assert_close(logits[0], logits[1], rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(logits[2], logits[0], rtol=1e-5, atol=1e-5)
+
+
+def test_half_precision_rounds_neither_loss_nor_sums_of_gradients():
+    half = torch.bfloat16
+    plugin = SimpleNamespace(mixed_precision_policy=MixedPrecisionPolicy(half, half, half))
+    _keep_loss_in_float32(plugin)
+    assert plugin.mixed_precision_policy == MixedPrecisionPolicy(half, torch.float32, None)
+    plugin = SimpleNamespace(mixed_precision_policy=None)
+    _keep_loss_in_float32(plugin)
+    assert plugin.mixed_precision_policy is None
