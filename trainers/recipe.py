@@ -31,8 +31,9 @@ class SourceRecipe:
     Args:
         name (`str`, *optional*): How reports call it. Defaults to the last part of `path` or `builder`.
         path (`str`, *optional*):
-            A `.parquet`, `.json`, `.jsonl` or `.csv` file, a directory written by `Dataset.save_to_disk`, any other
-            directory that `datasets.load_dataset` understands (an imagefolder, Parquet files), or a Hub name.
+            A `.parquet`, `.json`, `.jsonl`, `.csv` or `.tar` (WebDataset) file, a pattern for many of them
+            (`"rows-*.parquet"`), a directory written by `Dataset.save_to_disk`, any other directory that
+            `datasets.load_dataset` understands (an imagefolder, Parquet files), or a Hub name.
         builder (`str`, *optional*):
             Instead of `path`: `"module:function"` that returns a `datasets.Dataset` or `IterableDataset`.
         builder_kwargs (`dict`, *optional*): Arguments of `builder`.
