@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,6 +77,17 @@ class _Once(logging.Filter):
         return new
 
 
+@contextmanager
+def _each_message_once(name: str) -> Iterator[None]:
+    """For as long as this lasts, the logger of that name says nothing twice."""
+    once = _Once()
+    logging.getLogger(name).addFilter(once)
+    try:
+        yield
+    finally:
+        logging.getLogger(name).removeFilter(once)
+
+
 def run(args: argparse.Namespace) -> int:
     """
     Evaluate, and print the figures; 1 if there are none.
@@ -92,22 +105,22 @@ def run(args: argparse.Namespace) -> int:
     from evaluation.report import headline_tables
     from evaluation.runner import evaluate, process_state
 
-    logging.getLogger("evaluation.metrics.captions").addFilter(_Once())
     is_main = process_state(args.device).is_main_process
     if not is_main:  # the others would say the same
         logging.getLogger().setLevel(logging.ERROR)
-    report = evaluate(
-        args.model,
-        benchmarks,
-        args.output,
-        revision=args.revision,
-        data_dir=args.data_dir,
-        limit=args.limit,
-        batch_size=args.batch_size,
-        tags=args.tags,
-        dtype=args.dtype,
-        device=args.device,
-    )
+    with _each_message_once("evaluation.metrics.captions"):
+        report = evaluate(
+            args.model,
+            benchmarks,
+            args.output,
+            revision=args.revision,
+            data_dir=args.data_dir,
+            limit=args.limit,
+            batch_size=args.batch_size,
+            tags=args.tags,
+            dtype=args.dtype,
+            device=args.device,
+        )
     names = {benchmark.name for benchmark in benchmarks}
     evaluated = [benchmark for benchmark in report.evaluated if benchmark.name in names]
     failed = [benchmark for benchmark in report.benchmarks if benchmark.error and benchmark.name in names]
