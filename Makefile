@@ -20,7 +20,8 @@ demo: $(TRANSFORMERS5)/.installed
 	$(BIN)/lion demo --output demo.png
 
 # One process has little use for a second core: both versions are tested side by side.
-test: environments
+test:
+	$(MAKE) --jobs=2 environments
 	$(MAKE) lint types
 	$(MAKE) --jobs=2 test-transformers5 test-transformers4
 
@@ -53,6 +54,9 @@ $(TRANSFORMERS5)/.installed $(TRANSFORMERS4)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --editable ".[$(EXTRAS)]"
 	touch $@
+
+# One after the other: both write beside the code what setuptools knows of it.
+$(TRANSFORMERS4)/.installed: | $(TRANSFORMERS5)/.installed
 
 # Only what somebody has who loads a checkpoint from the Hub: no package of this repository, none of its extras.
 $(HUB5)/.installed: PACKAGES = Pillow $(shell $(PYTHON) tests/hub/versions.py transformers5)
