@@ -4,8 +4,8 @@ What quantised loading saves at full size, and how far it moves the outputs.
     python -m benchmarks.full_size.quantize --model FOLDER --image PICTURE --output REPORT.json
 
 Every method runs in a process of its own; the first one, `none`, is what others are compared with. Random weights have
-no answers to keep, so logits of one forward pass are compared; `--samples` compares the answers of a trained nano on the
-synthetic world as well.
+no answers to keep, so logits of one forward pass are compared; `--samples` compares the answers of a trained nano on
+the synthetic world as well.
 """
 
 import argparse
