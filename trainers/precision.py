@@ -19,6 +19,6 @@ def has_fast_bfloat16(use_cpu: bool = False) -> bool:
     """
     if torch.cuda.is_available() and not use_cpu:
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    # PyTorch tells what a processor can do from 2.12 on.
+    # Older versions of PyTorch do not tell what a processor can do.
     capabilities: Mapping[str, bool | int] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(capabilities.get(name) for name in _CPU_INSTRUCTIONS)
