@@ -148,7 +148,9 @@ def training_arguments(recipe: Recipe, stage: Stage) -> LionSFTConfig:
     if not recipe.sources(stage, evaluation=True):
         fields["eval_strategy"] = "no"
     if fields.get("bf16") == "auto":
-        fields["bf16"] = has_fast_bfloat16(use_cpu=bool(fields.get("use_cpu")))
+        # transformers refuses bfloat16 where there is no GPU, unless it is told that none is wanted.
+        fields["use_cpu"] = bool(fields.get("use_cpu")) or not torch.cuda.is_available()
+        fields["bf16"] = has_fast_bfloat16(fields["use_cpu"])
     defaults = {"seed": recipe.seed, "bad_rows": recipe.bad_rows, "run_name": stage.name, "own_streams": True}
     try:
         return LionSFTConfig(output_dir=str(Path(recipe.output_dir) / stage.name), **{**defaults, **fields})

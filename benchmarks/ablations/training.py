@@ -59,7 +59,7 @@ class Trainings:
     def _start(self, depths: str | None) -> Path:
         directory = self.directory / (depths or "start")
         if depths is None:
-            _once(directory, lambda: self._with_adapters(self._base("connectors")))
+            _once(directory, lambda: self._with_adapters(self._base("connectors", "language")))
         else:
             _once(directory, lambda: self._with_adapters(self._new_connectors(depths)))
         return directory
@@ -67,8 +67,7 @@ class Trainings:
     def _base(self, *phases: str) -> LionForConditionalGeneration:
         run = Phases(self.base, {}, 0, has_fast_bfloat16(), 1)
         lion, _ = run.build_lion()
-        for phase in phases:
-            (lion.vision_model if phase == "tower" else lion).load_state_dict(run.weights(phase))
+        run.load(lion, *phases)
         return lion
 
     def _new_connectors(self, depths: str) -> LionForConditionalGeneration:

@@ -33,5 +33,5 @@ def test_recipe_may_leave_bfloat16_to_the_device(without_gpu, monkeypatch, tmp_p
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": fast}, raising=False)
     # transformers 4 leaves the precision here for accelerate, and so for the tests that follow.
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
-    recipe = Recipe(output_dir=str(tmp_path), model="any", training={"bf16": "auto", "use_cpu": True})
+    recipe = Recipe(output_dir=str(tmp_path), model="any", training={"bf16": "auto"})
     assert training_arguments(recipe, get_stage("stage1")).bf16 is fast

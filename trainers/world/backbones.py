@@ -1,8 +1,8 @@
 """
 Stage 0: the base model and the tagger of the nano checkpoint, from nothing.
 
-Five phases, each a run of `transformers.Trainer` that can be resumed; the first two and the last need nothing of the
-others and can run side by side:
+Five phases, each a run of `transformers.Trainer` that can be resumed; `connectors` needs `tower`, `answers` both
+`connectors` and `language`, and what needs nothing of each other can run side by side:
 
 1. `tower`: the vision tower learns what each patch of a picture shows;
 2. `language`: the language model learns to answer from symbolic visual tokens, without pictures;
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -47,7 +47,7 @@ from trainers.world.tokenizer import write_qformer_tokenizer, write_t5_tokenizer
 
 logger = logging.getLogger(__name__)
 
-STEPS = {"tower": 6000, "language": 4000, "connectors": 1500, "answers": 2500, "tagger": 1600}
+STEPS = {"tower": 4000, "language": 4000, "connectors": 1500, "answers": 2500, "tagger": 1600}
 """Optimiser steps of each phase."""
 
 _LEARNING_RATES = {"tower": 1.5e-3, "language": 1e-3, "connectors": 2e-3, "answers": 6e-4, "tagger": 2e-3}
@@ -62,14 +62,16 @@ _CONNECTORS = (
 )
 # Each phase sees pictures of its own.
 _FIRST_SCENES = {phase: 100_000_000 * number for number, phase in enumerate(STEPS)}
-# Whose weights a phase starts from; later ones overwrite earlier ones.
+# Whose weights a phase starts from; each brings only what it has learnt itself.
 _STARTS_FROM = {
     "tower": (),
     "language": (),
-    "connectors": ("language", "tower"),
-    "answers": ("connectors",),
+    "connectors": ("tower",),
+    "answers": ("connectors", "language"),
     "tagger": (),
 }
+# Phases in the order in which one process can run them; the chains need nothing of each other.
+_CHAINS = (("tower", "connectors"), ("language", "tagger"))
 _WEIGHTS = "weights.safetensors"
 _BASE = "base"
 _PROCESSOR = "processor"
@@ -120,21 +122,18 @@ def pretrain_backbones(
     build_processor(output_dir / "tokenizers").save_pretrained(output_dir / _PROCESSOR)
     bf16 = has_fast_bfloat16() if bf16 is None else bf16
     phases = Phases(output_dir, steps, seed, bf16, save_steps)
-    independent = [phase for phase, earlier in _STARTS_FROM.items() if not earlier]
     if processes == 1:
-        for phase in independent:
-            phases.run(phase)
+        for chain in _CHAINS:
+            phases.run_in_turn(chain)
     else:
         threads = max(1, torch.get_num_threads() // processes)
-        logger.info("%s: %d at a time, %d threads each.", ", ".join(independent), processes, threads)
+        logger.info("%s: side by side, %d threads each.", " and ".join(map(", ".join, _CHAINS)), threads)
         # Forked, a process would share the parent's thread pools.
         with ProcessPoolExecutor(
             processes, get_context("spawn"), _start_process, (threads, logging.getLogger().getEffectiveLevel())
         ) as pool:
-            list(pool.map(phases.run, independent))
-    for phase, earlier in _STARTS_FROM.items():
-        if earlier:
-            phases.run(phase)
+            list(pool.map(phases.run_in_turn, _CHAINS))
+    phases.run("answers")
     return _write_base(phases, base)
 
 
@@ -145,7 +144,7 @@ def _start_process(threads: int, level: int) -> None:
 
 def _write_base(phases: Phases, base: Path) -> Path:
     lion, _ = phases.build_lion()
-    lion.load_state_dict(phases.weights("answers"))
+    phases.load(lion, "answers")
     tagger = phases.build_tagger()
     tagger.load_state_dict(phases.weights("tagger"))
     tagger.config.thresholds = calibrate_thresholds(tagger)
@@ -231,6 +230,19 @@ class Phases:
         """What a finished phase has learnt."""
         return load_file(self.output_dir / phase / _WEIGHTS)
 
+    def load(self, lion: LionForConditionalGeneration, *phases: str) -> None:
+        """Give a model what finished phases have learnt, each its own part."""
+        for phase in phases:
+            learnt = self.weights(phase)
+            if phase == "tower":
+                lion.vision_model.load_state_dict(learnt)
+            elif phase == "answers":
+                lion.load_state_dict(learnt)
+            else:
+                is_visual = phase == "connectors"
+                own = {name: value for name, value in learnt.items() if _is_visual(name) is is_visual}
+                lion.load_state_dict(own, strict=False)
+
     def patches(self, phase: str, for_tagger: bool = False) -> PatchBatches:
         """A phase's pictures with dense targets."""
         patch_size = LionConfig.from_preset("nano").vision_config.patch_size
@@ -250,6 +262,11 @@ class Phases:
             pictures,
         )
 
+    def run_in_turn(self, phases: Sequence[str]) -> None:
+        """Run phases one after the other."""
+        for phase in phases:
+            self.run(phase)
+
     def run(self, phase: str) -> None:
         """Run a phase from its last checkpoint; one that is finished is left as it is."""
         if self.is_finished(phase):
@@ -259,8 +276,7 @@ class Phases:
             self.train(phase, TaggerTeacher(tagger), tagger, self.patches(phase, for_tagger=True))
             return
         lion, vocabulary = self.build_lion()
-        for earlier in _STARTS_FROM[phase]:
-            (lion.vision_model if earlier == "tower" else lion).load_state_dict(self.weights(earlier))
+        self.load(lion, *_STARTS_FROM[phase])
         if phase == "tower":
             self.train(phase, TowerTeacher(lion), lion.vision_model, self.patches(phase))
         elif phase == "language":
@@ -326,6 +342,10 @@ def is_of_a_connector(name: str) -> bool:
     projections.
     """
     return name.removeprefix("lion.").startswith(_CONNECTORS)
+
+
+def _is_visual(name: str) -> bool:
+    return is_of_a_connector(name) or name.startswith("vision_model.")
 
 
 def _not_of_the_tower(name: str) -> bool:

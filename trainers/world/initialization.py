@@ -35,8 +35,8 @@ def initialize_by_similarity(model: T5ForConditionalGeneration, tokenizer: PreTr
     """
     Initialise a T5 in place.
 
-    - Embeddings have unit variance; forms of a word resemble each other, and so do coordinates that are close. The
-      output layer starts as the embeddings.
+    - Embeddings have unit variance; forms of a word resemble each other, and so do yes and true, no and false, and
+      coordinates that are close. The output layer starts as the embeddings.
     - In every attention, queries equal keys and the output projection is the transpose of the values, up to noise.
     - In the encoder no token looks at itself at first; head 0 looks at the token before, head 1 at the one behind.
 
@@ -71,6 +71,9 @@ def _initialize_embeddings(embeddings: torch.Tensor, tokenizer: PreTrainedTokeni
     width = embeddings.shape[1]
     embeddings[rows(*COORDINATES)] = ordinal_embeddings(len(COORDINATES), width)
     embeddings[rows(*TAGS)] = embeddings[rows(*(f"▁{tag}" for tag in TAGS))]
+    # What is true is answered with "yes" or with "true", as the question wants.
+    for word, other in (("▁yes", "▁true"), ("▁no", "▁false")):
+        embeddings[rows(other)] = (embeddings[rows(word)] + 0.5 * torch.randn(1, width)) / math.sqrt(1.25)
     for glyph in GLYPHS:
         alike = embeddings[rows(f"▁{glyph}")] + 0.5 * torch.randn(2, width)
         embeddings[rows(f"▁{plural(glyph)}", plural(glyph))] = alike / math.sqrt(1.25)

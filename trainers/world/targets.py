@@ -124,15 +124,20 @@ def random_rotation(size: int) -> torch.Tensor:
     return torch.linalg.qr(torch.randn(size, size))[0]
 
 
-def ordinal_embeddings(count: int, width: int, reach: float = 0.06) -> torch.Tensor:
+def ordinal_embeddings(count: int, width: int, near: float = 0.06, far: float = 0.4) -> torch.Tensor:
     """
     Random embeddings of evenly spaced numbers from 0 to 1 that resemble each other the more, the closer the numbers.
+
+    Numbers that are nearly equal resemble each other most; a smaller part of the resemblance reaches far, which lays
+    the numbers along a line: which of two is the larger can then be read off without knowing each number.
 
     Args:
         count (`int`): How many numbers.
         width (`int`): Size of an embedding.
-        reach (`float`): Distance at which the resemblance has fallen to exp(-1/2).
+        near, far (`float`): Distances at which the two parts of the resemblance have fallen to exp(-1/2).
     """
     numbers = torch.linspace(0, 1, count, dtype=torch.float64)
-    likeness = torch.exp(-0.5 * ((numbers[:, None] - numbers[None]) / reach) ** 2) + 0.05 * torch.eye(count)
+    squares = (numbers[:, None] - numbers[None]) ** 2
+    likeness = 0.7 * torch.exp(-0.5 * squares / near**2) + 0.3 * torch.exp(-0.5 * squares / far**2)
+    likeness = likeness + 0.05 * torch.eye(count)
     return (torch.linalg.cholesky(likeness).float() @ torch.randn(count, width)) / math.sqrt(1.05)

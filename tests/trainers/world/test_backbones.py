@@ -2,7 +2,7 @@ import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from configuration_lion.configuration_ram import RamConfig
 from modeling_lion.modeling_lion import LionForConditionalGeneration
@@ -138,6 +138,7 @@ def test_initialisation_gives_forms_of_a_word_like_embeddings(lion, processor):
 
     assert likeness("▁star", "star") > 0.99
     assert likeness("▁star", "▁stars") > 0.7 > 0.4 > likeness("▁star", "▁sun")
+    assert likeness("▁yes", "▁true") > 0.7 > 0.4 > likeness("▁yes", "▁false")
     assert likeness("0.500", "0.510") > 0.8 > 0.4 > likeness("0.000", "0.500")
 
 
@@ -189,6 +190,20 @@ def test_phases_side_by_side_make_the_same_base(tmp_path, monkeypatch):
     kept = lion.vision_model.state_dict()
     assert all(torch.equal(learnt[name], kept[name]) for name in learnt if "post_layernorm" not in name)
     assert not torch.equal(learnt["post_layernorm.weight"], kept["post_layernorm.weight"])
+
+
+def test_phases_bring_only_what_they_learnt(processor, tmp_path):
+    processor.save_pretrained(tmp_path / "processor")
+    phases = Phases(tmp_path, {}, seed=0, bf16=False, save_steps=1)
+    lion, _ = phases.build_lion()
+    start = {name: value.clone() for name, value in lion.state_dict().items()}
+    for number, phase in enumerate(("connectors", "language"), start=1):
+        (tmp_path / phase).mkdir()
+        save_file({name: value + number for name, value in start.items()}, tmp_path / phase / "weights.safetensors")
+    phases.load(lion, "connectors", "language")
+    moved = {name: (value - start[name]).mean().round().item() for name, value in lion.state_dict().items()}
+    visual = ("qformer", "query_tokens", "language_projection", "vision_", "aggregator_")
+    assert moved == {name: 1 if name.startswith(visual) else 2 for name in moved}
 
 
 def test_thresholds_are_the_best_for_each_tag():
