@@ -1,4 +1,4 @@
-# make demo   what the shipped checkpoint says about a picture it has never seen
+# make demo   what the shipped checkpoint says about ten pictures that it has never seen
 # make test   linters, types, and the tests on both supported transformers
 # make lint, make format, make clean
 PYTHON ?= python3

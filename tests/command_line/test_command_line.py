@@ -31,6 +31,27 @@ def test_demo_of_a_held_out_scene(capsys, tmp_path):
         assert picture.convert("RGB").resize(scene.size).tobytes() != scene.convert("RGB").tobytes()
 
 
+def test_demo_shows_the_first_held_out_scenes(capsys, tmp_path):
+    assert main(["demo", "--output", str(tmp_path / "demo.png")]) == 0
+    printed = capsys.readouterr().out
+    assert [line for line in printed.splitlines() if line.startswith("picture")] == [
+        f"picture   held-out scene {number}" for number in range(10)
+    ]
+    asked, right = printed.count("asked "), int(printed.split("right     ")[1].split()[0])
+    assert asked == 30
+    assert right <= asked - _differing_answers(printed)
+    assert right > 20
+    with Image.open(tmp_path / "demo.png") as sheet:
+        shown = {color for _, color in sheet.convert("RGB").getcolors(1 << 24)}
+    assert (0x1A, 0x7F, 0x37) in shown  # the ink of right answers
+
+
+def _differing_answers(printed):
+    answers = [line.removeprefix("answered  ") for line in printed.splitlines() if line.startswith("answered")]
+    pairs = [answer.removesuffix(")").split("   (true: ") for answer in answers]
+    return sum(said != true for said, true in pairs if "[" not in true)
+
+
 def test_demo_of_a_file(capsys, tmp_path):
     assert main(["demo", str(SCENE), "--output", str(tmp_path / "demo.png")]) == 0
     printed = capsys.readouterr().out
