@@ -70,8 +70,10 @@ def run(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         num_workers=args.num_workers,
     )
-    if PartialState().is_main_process:
+    state = PartialState()
+    if state.is_main_process:
         print(f"{target}: {report.tagged} tagged, {report.present} already there, {len(report.broken)} unreadable")
+    state.destroy_process_group()  # one process of several that ends without it can abort another
     return 0
 
 

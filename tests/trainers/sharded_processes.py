@@ -109,3 +109,4 @@ def main(engine: str, path: Path) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1], Path(sys.argv[2]))
+    PartialState().destroy_process_group()

@@ -104,3 +104,4 @@ def train_and_resume(shards: Path, pictures: Path, path: Path, workers: int = 0)
 if __name__ == "__main__":
     for folder in map(Path, sys.argv[2:]):
         train_and_resume(folder / "shards", Path(sys.argv[1]), folder)
+    PartialState().destroy_process_group()

@@ -26,7 +26,7 @@ def shared(tmp_path_factory) -> Path:
     result = subprocess.run(
         [*launcher, script, str(path)], env=environment, capture_output=True, text=True, timeout=900
     )
-    assert result.returncode == 0, result.stderr[-4000:]
+    assert result.returncode == 0, result.stderr[-20000:]
     return path
 
 

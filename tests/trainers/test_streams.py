@@ -144,7 +144,7 @@ def shared(pictures, tmp_path_factory) -> Path:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     command = [*launcher, script, str(pictures), *folders]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
-    assert result.returncode == 0, result.stderr[-4000:]
+    assert result.returncode == 0, result.stderr[-20000:]
     return path
 
 

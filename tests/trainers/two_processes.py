@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+from accelerate import PartialState
+
 from tests.trainers.conftest import make_processor, make_rows, tiny_model
 from trainers.sft_config import LionSFTConfig
 from trainers.sft_trainer import LionSFTTrainer
@@ -46,3 +48,4 @@ def train(path: Path, kind: str, processes: int) -> None:
 if __name__ == "__main__":
     for name in KINDS:
         train(Path(sys.argv[1]) / name, name, processes=2)
+    PartialState().destroy_process_group()
