@@ -59,7 +59,7 @@ class Trainings:
     def _start(self, depths: str | None) -> Path:
         directory = self.directory / (depths or "start")
         if depths is None:
-            _once(directory, lambda: self._with_adapters(self._base("connectors", "language")))
+            _once(directory, lambda: self._with_adapters(self._base("connectors", "places")))
         else:
             _once(directory, lambda: self._with_adapters(self._new_connectors(depths)))
         return directory
@@ -72,7 +72,7 @@ class Trainings:
 
     def _new_connectors(self, depths: str) -> LionForConditionalGeneration:
         run = Phases(self.base, {"connectors": self.connector_steps}, 0, has_fast_bfloat16(), 250)
-        lion = self._base("language", "tower")
+        lion = self._base("places", "tower")
         config = lion.config
         if depths == "last":
             config.aggregator_config.context_layers = [config.aggregator_config.query_layer] * len(

@@ -1,14 +1,15 @@
 """
 Stage 0: the base model and the tagger of the nano checkpoint, from nothing.
 
-Five phases, each a run of `transformers.Trainer` that can be resumed; `connectors` needs `tower`, `answers` both
-`connectors` and `language`, and what needs nothing of each other can run side by side:
+Six phases, each a run of `transformers.Trainer` that can be resumed; `connectors` needs `tower`, `places` needs
+`language`, `answers` all four, and what needs nothing of each other can run side by side:
 
 1. `tower`: the vision tower learns what each patch of a picture shows;
 2. `language`: the language model learns to answer from symbolic visual tokens, without pictures;
-3. `connectors`: Q-Former and aggregator learn to turn pictures into those tokens, the tower being frozen;
-4. `answers`: connectors and language model learn together to answer about pictures;
-5. `tagger`: the tagger learns the world's tags, and its thresholds are set on the validation split.
+3. `places`: it learns to compare places in the same way, one object's with the middle before those of two;
+4. `connectors`: Q-Former and aggregator learn to turn pictures into those tokens, the tower being frozen;
+5. `answers`: connectors and language model learn together to answer about pictures;
+6. `tagger`: the tagger learns the world's tags, and its thresholds are set on the validation split.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from modeling_lion.modeling_ram import RamForImageTagging
 from processing_lion.image_processing_lion import LionImageProcessor
 from processing_lion.processing_lion import LionProcessor
 from trainers.precision import has_fast_bfloat16
-from trainers.world.batches import InstructionBatches, PatchBatches
+from trainers.world.batches import LAYOUTS, TASK_WEIGHTS, InstructionBatches, PatchBatches
 from trainers.world.initialization import initialize_by_similarity
 from trainers.world.language import TAGS
 from trainers.world.scene import IMAGE_SIZE
@@ -47,10 +48,28 @@ from trainers.world.tokenizer import write_qformer_tokenizer, write_t5_tokenizer
 
 logger = logging.getLogger(__name__)
 
-STEPS = {"tower": 4000, "language": 4000, "connectors": 1500, "answers": 2500, "tagger": 1600}
+STEPS = {"tower": 4000, "language": 4000, "connectors": 1500, "answers": 2500, "tagger": 1600, "places": 2000}
 """Optimiser steps of each phase."""
 
-_LEARNING_RATES = {"tower": 1.5e-3, "language": 1e-3, "connectors": 2e-3, "answers": 6e-4, "tagger": 2e-3}
+_LEARNING_RATES = {
+    "tower": 1.5e-3,
+    "language": 1e-3,
+    "connectors": 2e-3,
+    "answers": 6e-4,
+    "tagger": 2e-3,
+    "places": 1e-3,
+}
+# To compare two places, a model must have learnt to find each of them and to judge one: until then relations stay at
+# what can be guessed, whatever their share.
+_LOOKING_UP = {**TASK_WEIGHTS, "position": 0, "statement": 0}
+_TASK_WEIGHTS = {
+    "language": _LOOKING_UP,
+    "connectors": _LOOKING_UP,
+    "places": dict.fromkeys(TASK_WEIGHTS, 1)
+    | dict.fromkeys(("side", "position", "direction", "relation", "statement"), 4),
+}
+# Slots alone are quickest to read; the patches are not to be forgotten.
+_LAYOUTS = {"places": ("qformer", "qformer", "both")}
 _CONNECTORS = (
     "qformer",
     "query_tokens",
@@ -67,11 +86,12 @@ _STARTS_FROM = {
     "tower": (),
     "language": (),
     "connectors": ("tower",),
-    "answers": ("connectors", "language"),
+    "answers": ("connectors", "places"),
     "tagger": (),
+    "places": ("language",),
 }
 # Phases in the order in which one process can run them; the chains need nothing of each other.
-_CHAINS = (("tower", "connectors"), ("language", "tagger"))
+_CHAINS = (("tower", "connectors", "tagger"), ("language", "places"))
 _WEIGHTS = "weights.safetensors"
 _BASE = "base"
 _PROCESSOR = "processor"
@@ -260,6 +280,8 @@ class Phases:
             config.vision_config.patch_size,
             config.num_query_tokens,
             pictures,
+            _TASK_WEIGHTS.get(phase, TASK_WEIGHTS),
+            _LAYOUTS.get(phase, tuple(LAYOUTS)),
         )
 
     def run_in_turn(self, phases: Sequence[str]) -> None:
@@ -279,7 +301,7 @@ class Phases:
         self.load(lion, *_STARTS_FROM[phase])
         if phase == "tower":
             self.train(phase, TowerTeacher(lion), lion.vision_model, self.patches(phase))
-        elif phase == "language":
+        elif phase in ("language", "places"):
             self.train(phase, SymbolTeacher(lion, vocabulary), lion, self.instructions(phase, 16, 4, False))
         elif phase == "connectors":
             self.train(

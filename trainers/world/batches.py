@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -28,12 +28,16 @@ TASK_WEIGHTS = {
     "object": 1,
     "count": 3,
     "side": 1,
+    "position": 1,
     "direction": 4,
     "relation": 5,
+    "statement": 2,
     "existence": 3,
     "rec": 3,
     "reg": 2,
 }
+"""How often each task is asked, beside the others of its level."""
+
 _CROWDED = 0.7
 _TAG_SENTENCES = {"qformer": 0.6, "aggregator": 0.2, "both": 0.4}
 _MISSING_TAGS, _WRONG_TAGS = 0.04, 0.12
@@ -91,6 +95,8 @@ class InstructionBatches(WorldBatches):
         patch_size (`int`): For the targets of the patches.
         num_slots (`int`): For the targets of the slots.
         pictures (`bool`): Whether to draw the scenes; otherwise there are only targets.
+        task_weights (`Mapping[str, int]`): How often each task is asked, beside the others of its level.
+        layouts (`Sequence[str]`): Layouts, keys of [`LAYOUTS`], which the batches have in turns.
     """
 
     def __init__(
@@ -103,16 +109,19 @@ class InstructionBatches(WorldBatches):
         patch_size: int,
         num_slots: int,
         pictures: bool,
+        task_weights: Mapping[str, int] = TASK_WEIGHTS,
+        layouts: Sequence[str] = tuple(LAYOUTS),
     ):
         super().__init__(num_batches, first_scene, num_scenes)
         self.processor, self.questions, self.pictures = processor, questions, pictures
         self.patch_size, self.num_slots = patch_size, num_slots
+        self.task_weights, self.layouts = task_weights, layouts
 
     def make(self, index, seeds):
         rng = np.random.default_rng([self.first_scene, index])
-        layout = tuple(LAYOUTS)[index % len(LAYOUTS)]
+        layout = self.layouts[index % len(self.layouts)]
         with_tags = rng.random() < _TAG_SENTENCES[layout]
-        tasks = [task for level in LAYOUTS[layout] for task in LEVELS[level] for _ in range(TASK_WEIGHTS[task])]
+        tasks = [task for level in LAYOUTS[layout] for task in LEVELS[level] for _ in range(self.task_weights[task])]
         scenes = [sample_scene(seed) for seed in seeds]
         samples = [sample for scene in scenes for sample in ask(scene, tasks, self.questions)]
         tags = None

@@ -36,7 +36,18 @@ FEATURES = datasets.Features(
 """Columns. `box` (fractions of the sides) is empty for tasks without one; `objects` describes the whole scene."""
 
 LEVELS = {
-    "image_level": ("caption", "color", "object", "count", "side", "direction", "relation", "existence"),
+    "image_level": (
+        "caption",
+        "color",
+        "object",
+        "count",
+        "side",
+        "position",
+        "direction",
+        "relation",
+        "statement",
+        "existence",
+    ),
     "region_level": ("rec", "reg"),
 }
 """Tasks of each LION task level."""

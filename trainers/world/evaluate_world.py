@@ -86,8 +86,8 @@ def chance_answer(scene: Scene, sample: Sample, rng: np.random.Generator) -> str
         if sample.form == "objects":
             return str(len(scene.objects))
         return str(rng.choice(sorted(possible_counts(scene, sample.form))))
-    if sample.task in ("relation", "existence"):
-        answers = ("true", "false") if sample.form == "statement" else ("yes", "no")
+    if sample.task in ("position", "relation", "statement", "existence"):
+        answers = ("true", "false") if "statement" in (sample.task, sample.form) else ("yes", "no")
         return answers[int(rng.integers(2))]
     if sample.task in ("side", "direction"):
         for _ in range(100):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -143,6 +143,27 @@ def possible_counts(scene: Scene, form: str) -> dict[int, list[str]]:
 
 
 def _side(scene: Scene, rng: np.random.Generator) -> Sample | None:
+    place = _pick_place(scene, rng)
+    if place is None:
+        return None
+    name, axis, preposition, sides, true = place
+    question = f"Is the {name} {preposition} the {sides[0]} or {preposition} the {sides[1]}?"
+    return _vqa("side", question, true, rng, "horizontal vertical".split()[axis])
+
+
+def _position(scene: Scene, rng: np.random.Generator, stated: bool = False) -> Sample | None:
+    place = _pick_place(scene, rng)
+    if place is None:
+        return None
+    name, _, preposition, sides, true = place
+    side = _pick(rng, sides)
+    if stated:
+        return _judged("position", f"The {name} is {preposition} the {side}.", side == true)
+    return _vqa("position", f"Is the {name} {preposition} the {side}?", "yes" if side == true else "no", rng, side)
+
+
+def _pick_place(scene: Scene, rng: np.random.Generator) -> tuple[str, int, str, tuple[str, str], str] | None:
+    """An object's name, an axis, the preposition and the names of its two sides, and the side that is true."""
     axis = int(rng.integers(2))
     middle = IMAGE_SIZE / 2
     clear = [item for item in scene.objects if abs(item.center[axis] - middle) >= _RELATION_MARGIN / 2]
@@ -150,10 +171,8 @@ def _side(scene: Scene, rng: np.random.Generator) -> Sample | None:
         return None
     item = _pick(rng, clear)
     sides = (("left", "right"), ("top", "bottom"))[axis]
-    preposition = ("on", "at")[axis]
     name = _pick(rng, _referring_names(scene, item))
-    question = f"Is the {name} {preposition} the {sides[0]} or {preposition} the {sides[1]}?"
-    return _vqa("side", question, sides[item.center[axis] > middle], rng, "horizontal vertical".split()[axis])
+    return name, axis, ("on", "at")[axis], sides, sides[item.center[axis] > middle]
 
 
 def _direction(scene: Scene, rng: np.random.Generator) -> Sample | None:
@@ -176,7 +195,7 @@ def _direction(scene: Scene, rng: np.random.Generator) -> Sample | None:
     return _vqa("direction", question, " and ".join(filter(None, words)), rng, "open")
 
 
-def _relation(scene: Scene, rng: np.random.Generator) -> Sample | None:
+def _relation(scene: Scene, rng: np.random.Generator, stated: bool | None = None) -> Sample | None:
     axis = int(rng.integers(2))
     pairs = [
         (first, second)
@@ -190,11 +209,16 @@ def _relation(scene: Scene, rng: np.random.Generator) -> Sample | None:
     relation = RELATIONS[2 * axis + int(rng.integers(2))]
     names = _pick(rng, _referring_names(scene, first)), _pick(rng, _referring_names(scene, second))
     holds = relation_holds(relation, first, second)
-    if rng.random() < 0.2:
-        prompt = format_prompt("vsr", statement=f"The {names[0]} is {relation} the {names[1]}.")
-        return Sample("relation", "image_level", prompt, "true" if holds else "false", "statement")
+    if rng.random() < 0.2 if stated is None else stated:
+        return _judged("relation", f"The {names[0]} is {relation} the {names[1]}.", holds)
     question = f"Is the {names[0]} {relation} the {names[1]}?"
     return _vqa("relation", question, "yes" if holds else "no", rng, relation)
+
+
+def _statement(scene: Scene, rng: np.random.Generator) -> Sample | None:
+    """What `position` and `relation` ask, stated."""
+    stated = _pick(rng, (_position, _relation))(scene, rng, stated=True)
+    return stated and replace(stated, task="statement", form=stated.task)
 
 
 def _existence(scene: Scene, rng: np.random.Generator) -> Sample:
@@ -260,6 +284,10 @@ def _reg(scene: Scene, rng: np.random.Generator) -> Sample:
     return Sample("reg", "region_level", prompt, f"the {item.name}", box=item.normalized_box)
 
 
+def _judged(task: str, statement: str, holds: bool) -> Sample:
+    return Sample(task, "image_level", format_prompt("vsr", statement=statement), str(holds).lower(), "statement")
+
+
 def _vqa(task: str, question: str, answer: str, rng: np.random.Generator, form: str = "") -> Sample:
     return Sample(task, "image_level", _pick_prompt(rng, VQA_PROMPTS).format(question=question), answer, form)
 
@@ -277,8 +305,10 @@ TASKS: dict[str, Callable[[Scene, np.random.Generator], Sample | None]] = {
     "object": _object,
     "count": _count,
     "side": _side,
+    "position": _position,
     "direction": _direction,
     "relation": _relation,
+    "statement": _statement,
     "existence": _existence,
     "rec": _rec,
     "reg": _reg,

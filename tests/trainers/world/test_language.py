@@ -44,7 +44,12 @@ def true_answer(scene, sample):
     if sample.task == "existence":
         name = re.search(rf"an? ({NAME}) in", text)[1]
         return "yes" if any(item.name.endswith(name) for item in scene.objects) else "no"
-    if sample.task == "relation":
+    if sample.task == "position" or sample.form == "position":
+        name, side = re.search(rf"the ({NAME}) (?:is )?(?:on|at) the (left|right|top|bottom)", text, re.I).groups()
+        x, y = middle(the_one(scene, name))
+        holds = {"left": x < 48, "right": x > 48, "top": y < 48, "bottom": y > 48}[side]
+        return {True: ("true", "yes"), False: ("false", "no")}[holds][0 if "statement" in text else 1]
+    if sample.task == "relation" or sample.form == "relation":
         first, relation, second = re.search(
             rf"the ({NAME}) (?:is )?(to the left of|to the right of|above|below) the ({NAME})", text, re.I
         ).groups()
