@@ -61,6 +61,7 @@ def arguments(folder: Path, tagger: Path, output: Path) -> list[str]:
 
 def launch(folder: Path, tagger: Path, output: Path) -> subprocess.Popen:
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launcher += ["--main_process_port", "0"]  # any free one, since several suites may run side by side
     command = [*launcher, "--mixed_precision", "no", "-m", "command_line.main", *arguments(folder, tagger, output)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     # Processes on processors are launched as those on GPUs are, where no GPU is to be seen.
