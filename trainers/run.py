@@ -203,7 +203,9 @@ def _base_model(recipe: Recipe, resume: bool) -> Path | str:
         return recipe.model
     marker = Path(recipe.output_dir) / STAGE_ZERO / _RESULT
     if resume and marker.is_file():
-        return Path(json.loads(marker.read_text(encoding="utf-8"))["model"])
+        base = Path(json.loads(marker.read_text(encoding="utf-8"))["model"])
+        if base.is_dir():  # unless the run has been moved
+            return base
     state = PartialState()
     if state.is_main_process:
         function = load_function(recipe.stage0.function)

@@ -215,6 +215,12 @@ def test_stage_0_makes_the_base_model_once(content, tmp_path):
     assert len(module.CALLS) == 1
     assert (Path(recipe.output_dir) / "stage0" / "base" / "config.json").is_file()
 
+    # Moved elsewhere, the run goes on from what is there.
+    recipe = dataclasses.replace(recipe, output_dir=shutil.move(recipe.output_dir, tmp_path / "moved"))
+    directory = run_stage(recipe, "stage2")
+    assert directory == tmp_path / "moved" / "stage2"
+    assert module.CALLS == [True, True]
+
 
 @pytest.fixture(scope="module")
 def tagger(tmp_path_factory) -> Path:
