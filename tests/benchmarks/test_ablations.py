@@ -7,10 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import lion_checkpoints
+from benchmarks.ablations import conflict
 from benchmarks.ablations.__main__ import write_report
 from benchmarks.ablations.claims import CLAIMS
 from benchmarks.ablations.report import mean_and_interval
 from benchmarks.ablations.rows import tags_with_errors, training_rows
+from processing_lion import LionProcessor
 from trainers.world.language import TAGS, scene_tags
 from trainers.world.scene import SPLITS, sample_scene
 
@@ -70,3 +73,15 @@ def test_report_compares_with_the_papers_way(tmp_path):
     assert json.loads((tmp_path / "report.json").read_text())["settings"]["seeds"] == ["0", "1", "2"]
     with Image.open(tmp_path / "report.png") as picture:
         assert picture.width > picture.height
+
+
+def test_levels_pull_at_what_they_share(monkeypatch):
+    monkeypatch.setattr(conflict, "_BATCH", 4)
+    # The second half of a level is the first again.
+    monkeypatch.setattr(conflict, "training_rows", lambda levels, count, *_: training_rows(levels, count, 0, 0, True))
+    nano = lion_checkpoints.path("nano")
+    cosines = conflict.measure(nano, LionProcessor.from_pretrained(nano), [0], 1)
+    assert list(cosines) == ["Q-Former", "aggregator", "shared adapter"]
+    for pairs in cosines.values():
+        assert pairs["image_level"] == pairs["region_level"] == [pytest.approx(1, abs=1e-5)]
+        assert abs(pairs["between levels"][0]) < 0.99
