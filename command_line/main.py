@@ -33,7 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO if args.verbose else logging.WARNING, format="%(levelname)s: %(message)s")
     try:
-        return args.run(args)
+        status = args.run(args)
+        _leave_process_group()
+        return status
     except KeyboardInterrupt:
         print("lion: interrupted", file=sys.stderr)
         return 130
@@ -42,6 +44,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"lion: error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 1
+
+
+def _leave_process_group() -> None:
+    """One process of several that ends without taking leave can abort another."""
+    if "torch" in sys.modules:  # a command that did without it is not made to load it
+        import torch.distributed
+
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

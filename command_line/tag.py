@@ -70,10 +70,8 @@ def run(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         num_workers=args.num_workers,
     )
-    state = PartialState()
-    if state.is_main_process:
+    if PartialState().is_main_process:
         print(f"{target}: {report.tagged} tagged, {report.present} already there, {len(report.broken)} unreadable")
-    state.destroy_process_group()  # one process of several that ends without it can abort another
     return 0
 
 

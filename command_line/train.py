@@ -67,8 +67,6 @@ def run(args: argparse.Namespace) -> int:
         result = run_stage(recipe, args.stage, resume=args.resume)
         if args.stage == "stage3":
             result = write_final(recipe, args.stage)
-    state = PartialState()
-    if state.is_main_process:
+    if PartialState().is_main_process:
         print(result)
-    state.destroy_process_group()  # one process of several that ends without it can abort another
     return 0

@@ -78,7 +78,7 @@ class Claim:
 
 _ONE, _TWO, _THREE = (STAGES[name] for name in ("stage1", "stage2", "stage3"))
 _LION = Variant("three stages, router", (Leg(_ONE), Leg(_TWO), Leg(_THREE)))
-_FIXED_ROUTERS = replace(_THREE, routers=False)
+FIXED_ROUTERS = replace(_THREE, routers=False)
 _FIXED_PROMPT = replace(_ONE, trained_modules=tuple(part for part in _ONE.trained_modules if part != SOFT_PROMPT))
 
 
@@ -100,7 +100,7 @@ CLAIMS = (
         "switch (section 3.3 and its ablation). The shared adapter has as many parameters as the two.",
         (
             _LION,
-            Variant("hard switch", (Leg(_ONE), Leg(_TWO), Leg(_FIXED_ROUTERS))),
+            Variant("hard switch", (Leg(_ONE), Leg(_TWO), Leg(FIXED_ROUTERS))),
             Variant("one shared adapter", (_shared(_ONE), _shared(_TWO), _shared(_THREE))),
         ),
     ),

@@ -9,28 +9,28 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
 
+from benchmarks.ablations.claims import FIXED_ROUTERS
 from benchmarks.ablations.rows import training_rows
+from benchmarks.ablations.training import BATCH, share_adapters
 from modeling_lion.modeling_lion import LionForConditionalGeneration
 from processing_lion import LionProcessor
 from trainers.collator import LionDataCollator
-from trainers.stages import STAGES
+from trainers.stages import AGGREGATOR_PARTS, Q_FORMER_PARTS
+from trainers.world.dataset import LEVELS
 
 
 logger = logging.getLogger(__name__)
 
 _PARTS = {
-    "Q-Former": ("qformer.", "query_tokens", "vision_model.post_layernorm", "language_projection"),
-    "aggregator": ("vision_aggregator.", "aggregator_norm", "aggregator_projection"),
+    "Q-Former": Q_FORMER_PARTS,
+    "aggregator": AGGREGATOR_PARTS,
     "shared adapter": ("language_model.",),
 }
-_BATCH = 64
-_LEVELS = ("image_level", "region_level")
 
 
 def part_of(name: str) -> str | None:
@@ -42,17 +42,17 @@ def gradients(
     model: LionForConditionalGeneration, processor: LionProcessor, level: str, seed: int, batches: int
 ) -> dict[str, torch.Tensor]:
     """Mean gradient of a level's loss over `batches` of 64 samples, as one vector for each part."""
-    rows = training_rows((level,), batches * _BATCH, seed, 0, True)
+    rows = training_rows((level,), batches * BATCH, seed, 0, True)
     collate = LionDataCollator(processor)
     model.zero_grad()
-    for start in range(0, batches * _BATCH, _BATCH):
-        batch = collate([rows[i] for i in range(start, start + _BATCH)])
+    for start in range(0, batches * BATCH, BATCH):
+        batch = collate([rows[i] for i in range(start, start + BATCH)])
         (model(**batch).loss / batches).backward()
     found: dict[str, list[torch.Tensor]] = {}
     for name, parameter in model.named_parameters():
         part = part_of(name)
         if part is not None and parameter.grad is not None:
-            found.setdefault(part, []).append(parameter.grad.flatten().clone())
+            found.setdefault(part, []).append(parameter.grad.flatten())
     return {part: torch.cat(vectors) for part, vectors in found.items()}
 
 
@@ -63,27 +63,24 @@ def measure(directory: Path, processor: LionProcessor, seeds: list[int], batches
     The model is one before training: its adapters change nothing yet, so that they can be taken for one that is shared.
     """
     model = LionForConditionalGeneration.from_pretrained(directory)
-    for name, parameter in model.named_parameters():
-        if name.endswith(".router_ratios"):  # both adapters for both levels: one shared adapter
-            torch.nn.init.ones_(parameter)
-    replace(STAGES["stage3"], routers=False).freeze(model)
+    share_adapters(model)
+    FIXED_ROUTERS.freeze(model)
     model.eval()  # no dropout: two runs of one level differ by their samples alone
     cosines: dict[str, dict[str, list]] = {}
     for seed in tqdm(seeds, desc="seeds"):
         halves = {
             (level, half): gradients(model, processor, level, 30 + 2 * seed + half, batches)
-            for level in _LEVELS
+            for level in LEVELS
             for half in (0, 1)
         }
         pairs = {
             "between levels": (("image_level", 0), ("region_level", 0)),
-            **{level: ((level, 0), (level, 1)) for level in _LEVELS},
+            **{level: ((level, 0), (level, 1)) for level in LEVELS},
         }
         for pair, (one, other) in pairs.items():
             for part in _PARTS:
-                if part in halves[one] and part in halves[other]:
-                    value = torch.cosine_similarity(halves[one][part], halves[other][part], dim=0).item()
-                    cosines.setdefault(part, {}).setdefault(pair, []).append(value)
+                value = torch.cosine_similarity(halves[one][part], halves[other][part], dim=0).item()
+                cosines.setdefault(part, {}).setdefault(pair, []).append(value)
     return cosines
 
 

@@ -33,7 +33,7 @@ def to_markdown(scores: Scores, settings: Mapping[str, Any]) -> str:
         "",
         f"Legs of {settings['steps']} steps of 64 samples, {settings['samples']} test samples a task, seeds "
         f"{', '.join(map(str, settings['seeds']))}. Image level: mean over caption (object F1) and "
-        "nine kinds of questions; region level: mean over REC (accuracy at IoU 0.5) and REG. Means over "
+        "all other tasks (accuracy); region level: mean over REC (accuracy at IoU 0.5) and REG. Means over "
         "seeds ± half the 95 % interval; differences are taken seed by seed, in points of 0.01, and marked where their "
         "interval leaves out 0.",
     ]

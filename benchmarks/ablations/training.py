@@ -25,7 +25,8 @@ from trainers.world.teachers import ConnectorTeacher
 
 logger = logging.getLogger(__name__)
 
-_BATCH = 64
+BATCH = 64
+"""Samples of a step."""
 
 
 class Trainings:
@@ -88,7 +89,7 @@ class Trainings:
         again = replace(run, output_dir=self.directory / f"{depths}_connectors")
         if not again.is_finished("connectors"):
             teacher = ConnectorTeacher(lion, run.build_lion()[1])
-            again.train("connectors", teacher, lion, run.instructions("connectors", _BATCH, 1, True), is_of_a_connector)
+            again.train("connectors", teacher, lion, run.instructions("connectors", BATCH, 1, True), is_of_a_connector)
         lion.load_state_dict(again.weights("connectors"))
         return lion
 
@@ -111,15 +112,13 @@ class Trainings:
     def _train(self, start: Path, leg: Leg, number: int, run: Path) -> LionForConditionalGeneration:
         model = LionForConditionalGeneration.from_pretrained(start)
         if leg.routing == "shared":
-            for name, parameter in model.named_parameters():
-                if name.endswith(".router_ratios"):
-                    torch.nn.init.ones_(parameter)
+            share_adapters(model)
         leg.stage.freeze(model)
         steps = self.steps * leg.length
         args = LionSFTConfig(
             output_dir=str(run),
             max_steps=steps,
-            per_device_train_batch_size=_BATCH,
+            per_device_train_batch_size=BATCH,
             learning_rate=3e-4,
             lr_scheduler_type="cosine",
             warmup_steps=max(1, steps // 10),
@@ -134,11 +133,18 @@ class Trainings:
             bf16=has_fast_bfloat16(),
             use_cpu=not torch.cuda.is_available(),
         )
-        rows = training_rows(leg.stage.levels, steps * _BATCH, self.seed, number, leg.tags)
+        rows = training_rows(leg.stage.levels, steps * BATCH, self.seed, number, leg.tags)
         trainer = LionSFTTrainer(model, args, train_dataset=rows, processing_class=self.processor)
         trainer.train(resume_from_checkpoint=get_last_checkpoint(run) if run.is_dir() else None)
         model.set_active_branches(model.config.visual_branches)
         return model
+
+
+def share_adapters(model: LionForConditionalGeneration) -> None:
+    """Fix every router at one for all adapters and tasks: together they are one adapter that all tasks share."""
+    for name, parameter in model.named_parameters():
+        if name.endswith(".router_ratios"):
+            torch.nn.init.ones_(parameter)
 
 
 def _once(directory: Path, make: Callable[[], LionForConditionalGeneration]) -> None:

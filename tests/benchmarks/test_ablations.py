@@ -76,7 +76,7 @@ def test_report_compares_with_the_papers_way(tmp_path):
 
 
 def test_levels_pull_at_what_they_share(monkeypatch):
-    monkeypatch.setattr(conflict, "_BATCH", 4)
+    monkeypatch.setattr(conflict, "BATCH", 4)
     # The second half of a level is the first again.
     monkeypatch.setattr(conflict, "training_rows", lambda levels, count, *_: training_rows(levels, count, 0, 0, True))
     nano = lion_checkpoints.path("nano")

@@ -36,6 +36,7 @@ from modeling_lion.modeling_ram import RamForImageTagging
 from processing_lion.image_processing_lion import LionImageProcessor
 from processing_lion.processing_lion import LionProcessor
 from trainers.precision import has_fast_bfloat16
+from trainers.stages import AGGREGATOR_PARTS, Q_FORMER_PARTS
 from trainers.world.batches import LAYOUTS, TASK_WEIGHTS, InstructionBatches, PatchBatches
 from trainers.world.initialization import initialize_by_similarity
 from trainers.world.language import TAGS
@@ -70,15 +71,7 @@ _TASK_WEIGHTS = {
 }
 # Slots alone are quickest to read; the patches are not to be forgotten.
 _LAYOUTS = {"places": ("qformer", "qformer", "both")}
-_CONNECTORS = (
-    "qformer",
-    "query_tokens",
-    "language_projection",
-    "vision_aggregator",
-    "aggregator_norm",
-    "aggregator_projection",
-    "vision_model.post_layernorm",
-)
+_CONNECTORS = (*Q_FORMER_PARTS, *AGGREGATOR_PARTS)
 # Each phase sees pictures of its own.
 _FIRST_SCENES = {phase: 100_000_000 * number for number, phase in enumerate(STEPS)}
 # Whose weights a phase starts from; each brings only what it has learnt itself.

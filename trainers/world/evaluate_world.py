@@ -79,16 +79,16 @@ def chance_answer(scene: Scene, sample: Sample, rng: np.random.Generator) -> str
     What someone answers who sees the picture and knows the kind of question, but not what it is about.
 
     Colour, kind, place, side and description are those of some object of the picture, a direction that between two of
-    them; a number is one that some kind or colour of the picture has; yes and no are tossed for.
+    them; a number is one that some kind or colour of the picture has; yes and no, true and false are tossed for.
     """
     item = scene.objects[int(rng.integers(len(scene.objects)))]
     if sample.task == "count":
         if sample.form == "objects":
             return str(len(scene.objects))
         return str(rng.choice(sorted(possible_counts(scene, sample.form))))
-    if sample.task in ("position", "relation", "statement", "existence"):
-        answers = ("true", "false") if "statement" in (sample.task, sample.form) else ("yes", "no")
-        return answers[int(rng.integers(2))]
+    for tossed in (("yes", "no"), ("true", "false")):
+        if sample.completion in tossed:
+            return tossed[int(rng.integers(2))]
     if sample.task in ("side", "direction"):
         for _ in range(100):
             other = TASKS[sample.task](scene, rng)
