@@ -3,8 +3,8 @@
 import datasets
 import pytest
 
+from laboratory import lmms_eval_fixture as fixture
 from laboratory.lmms_eval_fixture import OWNER, TASKS, write_fixture
-from lion_multimodal.evaluation.lmms_eval_lion import fixture
 
 
 @pytest.fixture(scope="module")
