@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import transformers  # noqa: F401 (its Auto classes learn of LION below)
 
 from modeling_lion import auto_lion
+from modeling_lion.extras_lion import needs_extra
 
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ def __getattr__(name: str) -> Any:
         return auto_lion.auto_model_for_vision2seq()
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    with needs_extra("train", f"modeling_lion.{name}"):
+        return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -7,11 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import datasets
-import pyarrow as pa
-import pyarrow.compute as pc
-from accelerate import PartialState
-
+from modeling_lion.extras_lion import needs_extra
 from processing_lion import PROMPT_TEMPLATES, format_box, format_prompt
 from trainers.recipe import SourceRecipe
 from trainers.rows import (
@@ -23,6 +19,13 @@ from trainers.rows import (
     read_tags,
     read_text,
 )
+
+
+with needs_extra("train", "build_dataset"):
+    import datasets
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    from accelerate import PartialState
 
 
 logger = logging.getLogger(__name__)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from configuration_lion import TASKS
+from modeling_lion.extras_lion import needs_extra
 
 
 if TYPE_CHECKING:
@@ -99,8 +100,9 @@ def plot_routers(weights: Mapping[str, torch.Tensor], path: str | os.PathLike) -
 
 def _figure(width: float, height: float, rows: int = 1) -> tuple["Figure", Any]:
     # The object-oriented interface: no global state, no display.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    with needs_extra("train", "A plot"):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)

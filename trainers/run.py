@@ -10,14 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
-from accelerate import PartialState
-from peft import PeftModel, get_peft_model
 from transformers.trainer_utils import get_last_checkpoint, set_seed
 
 from configuration_lion import TASKS
 from modeling_lion import LionTagger, save_lion
+from modeling_lion.extras_lion import needs_extra
 from modeling_lion.modeling_lion import LionForConditionalGeneration
 from modeling_lion.peft_lion import fold_adapters, initialize_adapter
 from processing_lion import LionProcessor
@@ -28,6 +26,12 @@ from trainers.rows import BadRows
 from trainers.sft_config import LionSFTConfig
 from trainers.sft_trainer import LionSFTTrainer
 from trainers.stages import STAGES, Stage, get_stage
+
+
+with needs_extra("train", "trainers.run"):
+    import datasets
+    from accelerate import PartialState
+    from peft import PeftModel, get_peft_model
 
 
 logger = logging.getLogger(__name__)

@@ -4,9 +4,13 @@ from dataclasses import dataclass, field
 
 import torch
 import transformers
-import trl
 
+from modeling_lion.extras_lion import needs_extra
 from trainers.stages import get_stage
+
+
+with needs_extra("train", "LionSFTConfig"):
+    import trl
 
 
 @dataclass

@@ -10,10 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
-import trl
-from accelerate.data_loader import prepare_data_loader
 from huggingface_hub import run_as_future
 from torch import nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
@@ -24,6 +21,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import HubStrategy
 from transformers.utils.hub import PushInProgress
 
+from modeling_lion.extras_lion import needs_extra
 from trainers.answer_metrics import ComputeAnswerMetrics
 from trainers.augmentation import Augmentation
 from trainers.collator import LionDataCollator
@@ -33,6 +31,12 @@ from trainers.pushing import push_copy, tag_card
 from trainers.rows import BadRows
 from trainers.sft_config import LionSFTConfig
 from trainers.stages import get_stage
+
+
+with needs_extra("train", "LionSFTTrainer"):
+    import datasets
+    import trl
+    from accelerate.data_loader import prepare_data_loader
 
 
 logger = logging.getLogger(__name__)

@@ -11,16 +11,21 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from accelerate import PartialState
-from accelerate.utils import gather_object, parse_flag_from_env
-from datasets import Dataset, DatasetDict, Features, Image, Value, load_dataset, load_from_disk
-from datasets.exceptions import DatasetsError
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from modeling_lion.device_lion import default_device
+from modeling_lion.extras_lion import needs_extra
 from modeling_lion.tagger_lion import LionTagger
 from processing_lion.image_processing_lion import LionImageProcessor, load_image
 from trainers.resumable_jsonl import ResumableJsonl
+
+
+with needs_extra("train", "Tagging of folders and datasets"):
+    from accelerate import PartialState
+    from accelerate.utils import gather_object, parse_flag_from_env
+    from datasets import Dataset, DatasetDict, Features, Image, Value, load_dataset, load_from_disk
+    from datasets.exceptions import DatasetsError
 
 
 logger = logging.getLogger(__name__)
@@ -57,7 +62,7 @@ class Tagger(LionTagger):
 
 def _process_state() -> PartialState:
     # Processes on CPUs find one another only if they are told that it is CPUs.
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU", not torch.accelerator.is_available()))
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU", default_device().type == "cpu"))
 
 
 class ImageFolder:

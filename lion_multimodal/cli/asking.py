@@ -17,17 +17,17 @@ def load_pipeline(model: str | None = None, device: str | None = None) -> LionIm
         model: Directory or Hub repo; the nano checkpoint of this package by default.
         device: Where to run; an accelerator by default, if there is one.
     """
-    import torch
     from transformers import AutoProcessor
     from transformers.utils import logging
 
     from lion_multimodal import checkpoints
     from modeling_lion import LionForConditionalGeneration, LionImageToTextPipeline
+    from modeling_lion.device_lion import default_device
 
     logging.disable_progress_bar()
     source = str(model or checkpoints.path("nano"))
     return LionImageToTextPipeline(
         model=LionForConditionalGeneration.from_pretrained(source),
         processor=AutoProcessor.from_pretrained(source),
-        device=device or torch.accelerator.current_accelerator() or "cpu",
+        device=device or default_device(),
     )

@@ -50,14 +50,13 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ValueError, OSError: with one line to show to the user.
     """
-    from accelerate import PartialState
+    # Loading torch takes seconds, which --help need not wait for.
+    from modeling_lion.extras_lion import needs_extra
 
-    from trainers.tagging import (
-        Tagger,
-        open_images,
-        tag_images,
-        tag_to_dataset,
-    )  # loads torch, which --help can do without
+    with needs_extra("train", "lion tag", "accelerate", "datasets"):
+        from accelerate import PartialState
+
+        from trainers.tagging import Tagger, open_images, tag_images, tag_to_dataset
 
     images = open_images(args.source, split=args.split, image_column=args.image_column, subset=args.subset)
     tagger = Tagger.from_pretrained(args.model or _shipped_checkpoint(), device=args.device)

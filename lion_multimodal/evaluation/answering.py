@@ -19,6 +19,7 @@ from transformers.utils import cached_file
 
 from lion_multimodal.evaluation.benchmark import Decoding, Example
 from lion_multimodal.evaluation.rows import load_image
+from modeling_lion.device_lion import default_device
 from modeling_lion.modeling_lion import LionForConditionalGeneration, LionImageFeatures
 from modeling_lion.tagger_lion import LionTagger
 from processing_lion.processing_lion import LionProcessor
@@ -172,7 +173,7 @@ class Answerer:
         if dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
         source = os.fspath(name_or_path)
-        device = device or torch.accelerator.current_accelerator() or "cpu"
+        device = device or default_device()
         try:
             torch.empty(0, device=device)
         except (AssertionError, RuntimeError) as error:

@@ -7,13 +7,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from accelerate import PartialState
-from lmms_eval.api.instance import GenerationResult
-from lmms_eval.api.model import lmms
-from loguru import logger as lmms_eval_logger
 
 from lion_multimodal.evaluation.answering import Answerer
 from lion_multimodal.evaluation.lmms_eval_lion.request_answerer import RequestAnswerer
+from modeling_lion.extras_lion import needs_extra
+
+
+with needs_extra("lmms-eval", "The model `lion` of lmms-eval"):
+    from accelerate import PartialState
+    from lmms_eval.api.instance import GenerationResult
+    from lmms_eval.api.model import lmms
+    from loguru import logger as lmms_eval_logger
 
 
 class _LmmsEvalHandler(logging.Handler):
