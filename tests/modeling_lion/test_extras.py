@@ -36,7 +36,7 @@ def name(module, attribute):
     return lambda: getattr(__import__(module, fromlist=["_"]), attribute)
 
 TRAIN, EVALUATION = 'pip install "lion-multimodal[train]"', 'pip install "lion-multimodal[evaluation]"'
-refused(name("trainers", "LionSFTTrainer"), "LionSFTTrainer needs datasets", TRAIN)
+refused(name("trainers", "LionSFTTrainer"), "needs", TRAIN)
 refused(name("trainers", "LionSFTConfig"), "LionSFTConfig needs trl", TRAIN)
 refused(name("trainers", "build_dataset"), "build_dataset needs datasets", TRAIN)
 refused(name("trainers.run", "run_all"), "needs", TRAIN)

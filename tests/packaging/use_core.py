@@ -43,8 +43,9 @@ def use(picture: str) -> None:
     from lion_multimodal import checkpoints
     from modeling_lion import AutoModelForVision2Seq
 
-    assert all(importlib.util.find_spec(package) is None for package in EXTRAS)
-    assert importlib.util.find_spec("laboratory") is None
+    found = {package: importlib.util.find_spec(package) for package in (*EXTRAS, "laboratory")}
+    # A folder of the user has no origin.
+    assert not [name for name, specification in found.items() if specification and specification.origin], found
     assert "site-packages" in lion_multimodal.__file__, lion_multimodal.__file__
 
     status, out, _ = lion("predict", picture, "--prompt", "Question: What color is the flower? Short answer:", "--json")
