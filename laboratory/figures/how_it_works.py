@@ -60,7 +60,9 @@ def draw(path: str | Path) -> None:
     axes.axis("off")
     for x, y, width, height, text, color in BOXES.values():
         axes.add_patch(
-            FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0.06", facecolor=color, edgecolor="#555555", zorder=2)
+            FancyBboxPatch(
+                (x, y), width, height, boxstyle="round,pad=0.06", facecolor=color, edgecolor="#555555", zorder=2
+            )
         )
         axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=9, zorder=3)
     for start, end in ARROWS:
@@ -70,7 +72,8 @@ def draw(path: str | Path) -> None:
     for number, (color, text) in enumerate(
         [(FROZEN, "frozen"), (TRAINED, "trained in stages 1 to 3"), (DATA, "inputs and outputs")]
     ):
-        axes.add_patch(FancyBboxPatch((4.2 + 3.4 * number, 7.0), 0.4, 0.3, boxstyle="square,pad=0", facecolor=color))
+        legend = FancyBboxPatch((4.2 + 3.4 * number, 7.0), 0.4, 0.3, boxstyle="square,pad=0", facecolor=color)
+        axes.add_patch(legend)
         axes.text(4.8 + 3.4 * number, 7.15, text, va="center", fontsize=9)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
