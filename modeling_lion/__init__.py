@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 import transformers  # noqa: F401 (its Auto classes learn of LION below)
 
 from modeling_lion import auto_lion
-from modeling_lion.extras_lion import needs_extra
 
 
 if TYPE_CHECKING:
@@ -49,8 +48,7 @@ def __getattr__(name: str) -> Any:
         return auto_lion.auto_model_for_vision2seq()
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    with needs_extra("train", f"modeling_lion.{name}"):
-        return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

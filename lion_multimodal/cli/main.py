@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO if args.verbose else logging.WARNING, format="%(levelname)s: %(message)s")
     try:
-        status = args.run(args)
+        status = _run(args)
         _leave_process_group()
         return status
     except KeyboardInterrupt:
@@ -44,6 +44,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"lion: error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 1
+
+
+def _run(args: argparse.Namespace) -> int:
+    try:
+        return args.run(args)
+    except ModuleNotFoundError:
+        # Imported only now, as it loads transformers, which not every command does.
+        from modeling_lion.extras_lion import needs_extra
+
+        # A command that an extra of another name makes possible says so with `set_defaults(extra=...)`.
+        with needs_extra(getattr(args, "extra", "train"), f"lion {args.command}"):
+            raise
 
 
 def _leave_process_group() -> None:

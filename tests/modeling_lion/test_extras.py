@@ -41,7 +41,7 @@ refused(name("trainers", "LionSFTConfig"), "LionSFTConfig needs trl", TRAIN)
 refused(name("trainers", "build_dataset"), "build_dataset needs datasets", TRAIN)
 refused(name("trainers.run", "run_all"), "needs", TRAIN)
 refused(name("trainers.tagging", "tag_images"), "Tagging", "needs accelerate", TRAIN)
-refused(name("modeling_lion", "LionAdapterConfig"), "LionAdapterConfig needs peft", TRAIN)
+refused(name("modeling_lion", "LionAdapterConfig"), "PEFT method needs peft", TRAIN)
 refused(lambda: __import__("trainers.plots").plots.plot_losses([{"loss": 1.0, "step": 1}], "losses.png"), "plot", TRAIN)
 refused(name("lion_multimodal.evaluation", "evaluate"), "needs datasets, evaluate", EVALUATION)
 refused(lambda: name("lion_multimodal.evaluation", "load_metric")()("cider"), "needs datasets", EVALUATION)
@@ -54,6 +54,12 @@ commands = (
 )
 for command in commands:
     assert main(command) == 1
+
+# A command that does not look for its packages beforehand.
+from lion_multimodal.cli import demo
+
+demo.run = lambda args: __import__("datasets")
+assert main(["demo"]) == 1
 """
 
 
@@ -65,6 +71,7 @@ def test_each_command_and_import_names_its_extra():
         [("eval", "evaluation")],
         [("tag", "train")],
         [("train", "train")],
+        [("demo", "train")],
     ]
 
 
