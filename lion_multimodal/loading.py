@@ -1,0 +1,91 @@
+"""Checkpoints, loaded whole or refused by name."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is damaged or incomplete; the message names it, and the file if there is one to blame."""
+
+
+@contextlib.contextmanager
+def loading(source: str | os.PathLike) -> Iterator[None]:
+    """
+    Whatever goes wrong while `source` is loaded is an error that names it. Damaged files show in errors of many types,
+    most of which name no file.
+
+    Raises:
+        CheckpointError, OSError: something went wrong.
+    """
+    name = os.fspath(source)
+    try:
+        yield
+    except (CheckpointError, MemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, OSError) and name in reason:
+            raise
+        damaged = damaged_files(name)
+        if damaged:
+            reason = f"{'; '.join(damaged)} ({reason})"
+        elif not isinstance(error, (OSError, ValueError)):
+            reason = f"{type(error).__name__}: {reason}"
+        raise CheckpointError(reason if name in reason else f"{name} cannot be loaded: {reason}") from error
+
+
+def check_weights(model: Any, source: str | os.PathLike) -> None:
+    """
+    Raises:
+        CheckpointError: the files lack weights of the model, or hold others than it has.
+    """
+    if problems := model.loading_problems():
+        raise CheckpointError(f"{os.fspath(source)} is not whole: {'; '.join(problems)}")
+
+
+def check_device(device: Any, name: str = "device") -> None:
+    """
+    Raises:
+        ValueError: torch cannot compute on `device`, which `name` asked for.
+    """
+    if device is None:
+        return
+    import torch
+
+    reason = "it holds no numbers"
+    try:
+        usable = bool(torch.ones(1, device=device).cpu() == 1)
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        usable, reason = False, (str(error).strip() or type(error).__name__).splitlines()[0]
+    if not usable:
+        raise ValueError(f"{name} {str(device)!r} cannot be used: {reason}")
+
+
+def damaged_files(source: str | os.PathLike) -> list[str]:
+    """What is wrong with the files of a directory that cannot be read as what they are, a sentence each."""
+    from safetensors import SafetensorError, safe_open
+
+    directory, found = Path(source), []
+    if not directory.is_dir():
+        return []
+    for file in sorted(directory.rglob("*.safetensors")):
+        try:
+            with safe_open(file, "pt") as content:
+                content.keys()
+        except (OSError, SafetensorError) as error:
+            found.append(f"{file} is no safetensors file, or only a part of one: {error}")
+    for file in sorted(directory.rglob("*.json")):
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            found.append(f"{file} is no JSON file, or only a part of one: {error}")
+        else:
+            if not isinstance(content, dict):
+                found.append(f"{file} must hold a JSON object, got {type(content).__name__}")
+    return found
