@@ -10,6 +10,14 @@ from pathlib import Path
 from typing import Any
 
 
+# Of each, the first one that is there is read.
+_PROCESSOR_FILES = (
+    ("processor_config.json", "preprocessor_config.json"),
+    ("tokenizer.json", "spiece.model"),
+    ("qformer_tokenizer/tokenizer.json", "qformer_tokenizer/vocab.txt"),
+)
+
+
 class CheckpointError(ValueError):
     """A checkpoint that is damaged or incomplete; the message names it, and the file if there is one to blame."""
 
@@ -47,6 +55,39 @@ def check_weights(model: Any, source: str | os.PathLike) -> None:
     """
     if problems := model.loading_problems():
         raise CheckpointError(f"{os.fspath(source)} is not whole: {'; '.join(problems)}")
+
+
+def check_files(directory: str | os.PathLike) -> None:
+    """
+    Check the files of a LION checkpoint without loading their weights: names and shapes of the weights, tokenizers,
+    processor. A directory of something else, or of quantised weights, is not looked at.
+
+    Raises:
+        CheckpointError: something is missing, unexpected or of another shape; the message names it.
+    """
+    from configuration_lion import LionConfig
+    from lion_multimodal.conversion.checkpoint import expected_shapes
+    from lion_multimodal.conversion.files import stored_tensors
+
+    directory = Path(directory)
+    with loading(directory):
+        fields = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        if fields.get("model_type") != LionConfig.model_type or "quantization_config" in fields:
+            return
+        stored, problems = stored_tensors(directory)
+        expected = expected_shapes(LionConfig.from_pretrained(directory))
+    problems += [f"missing: {name}" for name in sorted(expected.keys() - stored.keys())]
+    problems += [f"unexpected: {name}" for name in sorted(stored.keys() - expected.keys())]
+    for name in sorted(expected.keys() & stored.keys()):
+        shape = stored[name].tensors[name].shape
+        if tuple(shape) != tuple(expected[name]):
+            problems.append(f"{name} has the shape {list(shape)} and not {list(expected[name])}")
+    for alternatives in _PROCESSOR_FILES:
+        if not any((directory / file).is_file() for file in alternatives):
+            problems.append(f"missing: the file {alternatives[0]}")
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise CheckpointError(f"{directory} is not whole: {'; '.join(problems[:5])}{more}")
 
 
 def check_device(device: Any, name: str = "device") -> None:

@@ -18,10 +18,15 @@ def test_a_file_is_replaced_when_it_is_complete(tmp_path):
 def test_a_write_that_fails_leaves_what_was_there(tmp_path, existing):
     if existing:
         write_text(tmp_path / "a.txt", "old")
-    with pytest.raises(OSError, match="No space left"), whole_file(tmp_path / "a.txt") as partial:
+    with pytest.raises(OSError, match="No space left"):
+        _fill_the_disk(tmp_path / "a.txt")
+    assert [file.read_text() for file in tmp_path.iterdir()] == (["old"] if existing else [])
+
+
+def _fill_the_disk(file):
+    with whole_file(file) as partial:
         partial.write_text("ne")
         raise OSError(28, "No space left on device")
-    assert [file.read_text() for file in tmp_path.iterdir()] == (["old"] if existing else [])
 
 
 def test_a_torn_json_file_is_named(tmp_path):

@@ -332,3 +332,6 @@ _PRESETS: dict[str, dict] = {
         "num_query_tokens": 8,
     },
 }
+
+
+# Made by write_code, of all code in this folder: da83110a2455cfb1f5e0db9711bbfc86

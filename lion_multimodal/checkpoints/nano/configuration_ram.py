@@ -221,3 +221,6 @@ def _validate_swin(config: SwinConfig) -> None:
 
 
 __all__ = ["RamConfig"]
+
+
+# Made by write_code, of all code in this folder: da83110a2455cfb1f5e0db9711bbfc86

@@ -221,3 +221,6 @@ def _validate_swin(config: SwinConfig) -> None:
 
 
 __all__ = ["RamConfig"]
+
+
+# Made by write_code, of all code in this folder: a1c335e24ca6f2a50c7f815710a2e6d5
