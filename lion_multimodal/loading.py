@@ -41,6 +41,10 @@ def loading(source: str | os.PathLike) -> Iterator[None]:
         if isinstance(error, OSError) and name in reason:
             raise
         damaged = damaged_files(name)
+        if isinstance(error, RuntimeError) and not damaged:
+            # transformers 5 says which weights do not fit in its log alone.
+            with contextlib.suppress(Exception):
+                damaged = weight_problems(name)[:3] or weight_problems(os.path.join(name, "tagger"))[:3]
         if damaged:
             reason = f"{'; '.join(damaged)} ({reason})"
         elif not isinstance(error, (OSError, ValueError)):
@@ -66,28 +70,54 @@ def check_files(directory: str | os.PathLike) -> None:
         CheckpointError: something is missing, unexpected or of another shape; the message names it.
     """
     from configuration_lion import LionConfig
-    from lion_multimodal.conversion.checkpoint import expected_shapes
-    from lion_multimodal.conversion.files import stored_tensors
 
     directory = Path(directory)
     with loading(directory):
         fields = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-        if fields.get("model_type") != LionConfig.model_type or "quantization_config" in fields:
+        if fields.get("model_type") != LionConfig.model_type:
             return
-        stored, problems = stored_tensors(directory)
-        expected = expected_shapes(LionConfig.from_pretrained(directory))
-    problems += [f"missing: {name}" for name in sorted(expected.keys() - stored.keys())]
-    problems += [f"unexpected: {name}" for name in sorted(stored.keys() - expected.keys())]
-    for name in sorted(expected.keys() & stored.keys()):
-        shape = stored[name].tensors[name].shape
-        if tuple(shape) != tuple(expected[name]):
-            problems.append(f"{name} has the shape {list(shape)} and not {list(expected[name])}")
+        problems = weight_problems(directory)
     for alternatives in _PROCESSOR_FILES:
         if not any((directory / file).is_file() for file in alternatives):
             problems.append(f"missing: the file {alternatives[0]}")
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise CheckpointError(f"{directory} is not whole: {'; '.join(problems[:5])}{more}")
+
+
+def weight_problems(directory: str | os.PathLike) -> list[str]:
+    """Names that a directory's configuration has and its weights have not, or the reverse, or of another shape."""
+    from configuration_lion import LionConfig, RamConfig
+    from lion_multimodal.conversion.checkpoint import expected_shapes
+    from lion_multimodal.conversion.files import stored_tensors
+
+    directory = Path(directory)
+    fields = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    if "quantization_config" in fields:
+        return []  # whose names are those of the method
+    if fields.get("model_type") == RamConfig.model_type:
+        expected = _tagger_shapes(RamConfig.from_pretrained(directory))
+    else:
+        expected = expected_shapes(LionConfig.from_pretrained(directory))
+    stored, problems = stored_tensors(directory)
+    names = {name for name in stored if "relative_position_index" not in name}
+    problems += [f"missing: {name}" for name in sorted(expected.keys() - names)]
+    problems += [f"unexpected: {name}" for name in sorted(names - expected.keys())]
+    for name in sorted(expected.keys() & names):
+        shape = stored[name].tensors[name].shape
+        if tuple(shape) != tuple(expected[name]):
+            problems.append(f"{name} has the shape {list(shape)} and not {list(expected[name])}")
+    return problems
+
+
+def _tagger_shapes(config: Any) -> dict[str, Any]:
+    import torch
+
+    from modeling_lion import RamForImageTagging
+
+    with torch.device("meta"):
+        model = RamForImageTagging(config)
+    return {name: tensor.shape for name, tensor in model.state_dict().items() if "relative_position_index" not in name}
 
 
 def check_device(device: Any, name: str = "device") -> None:
