@@ -31,7 +31,8 @@ from processing_lion import (
 
 _PIECES = (
     "a", " ", "\n", "\t", "[", "]", "(", ")", ",", ".", "0.5", "0.123", "1.000", "-1", "1e9", "nan", "<image>", "</s>",
-    "<extra_id_0>", "<pad>", "\u200b", "é", "猫", "🦁", "\ud83d", "\0", "%s", "{}", "{question}", "locate", "coordinates",
+    "<extra_id_0>", "<pad>", "\u200b", "é", "猫", "🦁", "\ud83d", "\0", "%s", "{}", "{question}", "locate",
+    "coordinates",
     "According to", "[0.1,0.2,0.3,0.4]", "[0.1, 0.2, 0.3", "[[", "]]", "\\", '"', "'", "-", "–", "x" * 50,
 )  # fmt: skip
 _VALUES: tuple[Any, ...] = (

@@ -1,8 +1,8 @@
 """
-Commands killed (SIGKILL) at a random moment and repeated: what they leave can be read at every moment, and in the end the
-outputs are those of a run that nothing interrupted.
+Commands killed (SIGKILL) at a random moment and repeated: what they leave can be read at every moment, and in the end
+the outputs are those of a run that nothing interrupted.
 
-The commands run in forks of this process, which has imported everything already, so that a kill meets work and no imports.
+The commands run in forks of this process, which has imported everything already: a kill meets work and no imports.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@ import logging
 
 import pytest
 import torch
-import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
@@ -268,14 +267,6 @@ def test_an_unreadable_image_of_several_is_named_with_its_place(pipe, pictures, 
         list(pipe((source for source in sources) if as_generator else sources, tags=False, generate_kwargs=FEW))
     with pytest.raises(ValueError, match=r"images\[1\]"):
         pipe([pictures[0], b"garbage"], tags=False, generate_kwargs=FEW)
-
-
-def test_a_model_object_and_its_processor(lion, processor, tagger, pictures):
-    expected = LionImageToTextPipeline(model=lion, processor=processor, tagger=tagger)(pictures[0], generate_kwargs=FEW)
-    options = {"pipeline_class": LionImageToTextPipeline, "tagger": tagger}
-    pipe = transformers.pipeline("image-to-text", model=lion, processor=processor, **options)
-    assert isinstance(pipe, LionImageToTextPipeline)
-    assert pipe(pictures[0], generate_kwargs=FEW) == expected
 
 
 @pytest.mark.parametrize("argument", [0, 1.5, True])
