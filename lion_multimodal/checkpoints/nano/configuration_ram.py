@@ -223,4 +223,4 @@ def _validate_swin(config: SwinConfig) -> None:
 __all__ = ["RamConfig"]
 
 
-# Made by write_code, of all code in this folder: da83110a2455cfb1f5e0db9711bbfc86
+# Made by write_code, of all code in this folder: 5818577ad4ac5c47dc6c7c0fdbf09695

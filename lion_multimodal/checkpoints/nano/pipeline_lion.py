@@ -15,7 +15,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from .hub_lion import save_lion
 from .tagger_lion import LionTagger
-from .image_processing_lion import load_image
+from .image_loading_lion import load_image
 from .prompts_lion import format_prompt
 
 
@@ -44,10 +44,9 @@ class LionImageToTextPipeline(Pipeline):
     [{'generated_text': '[0.440,0.060,0.650,0.367]', 'boxes': [[281.6, 28.8, 416.0, 176.2]], 'labels': ['']}]
     ```
 
-    With a model and a processor that are loaded already: `LionImageToTextPipeline(model=model, processor=processor)`,
-    or `pipeline("image-to-text", model=model, processor=processor, pipeline_class=LionImageToTextPipeline)`; without
-    `pipeline_class`, transformers looks for a custom pipeline only where `model` is a name. Transformers' own pipeline
-    `"image-text-to-text"` works with LION, too, but never asks the tagger.
+    With a model and a processor that are loaded already, make it by itself: `LionImageToTextPipeline(model=model,
+    processor=processor)`. The function `pipeline` finds a custom pipeline only where `model` is a name. Transformers'
+    own pipeline `"image-text-to-text"` works with LION, too, but never asks the tagger.
     """
 
     _load_processor = True
@@ -265,7 +264,9 @@ if False:  # Never runs: names the files that belong to this one, for transforme
     from .modeling_ram import __name__ as _
     from .tagger_lion import __name__ as _
     from .vision_aggregator_lion import __name__ as _
+    from .fetching_lion import __name__ as _
     from .grounding_lion import __name__ as _
+    from .image_loading_lion import __name__ as _
     from .image_processing_lion import __name__ as _
     from .processing_lion import __name__ as _
     from .prompts_lion import __name__ as _

@@ -223,4 +223,4 @@ def _validate_swin(config: SwinConfig) -> None:
 __all__ = ["RamConfig"]
 
 
-# Made by write_code, of all code in this folder: a1c335e24ca6f2a50c7f815710a2e6d5
+# Made by write_code, of all code in this folder: ce21b835bc911e8d22aaa6ca114453a6
