@@ -47,7 +47,9 @@ def run(args: argparse.Namespace) -> int:
 
     if Path(args.directory, "config.json").is_file():
         from lion_multimodal.loading import check_files
+        from trainers.publishing.selection import select
 
+        select(args.directory)  # says best what is wrong with the directory as a whole
         check_files(args.directory)
     edit_card = None if args.evaluation is None else _with_figures(Path(args.evaluation), args.repo_id)
     with _progress_for_people():

@@ -186,7 +186,7 @@ def test_other_settings_are_refused(whole, tmp_path):
     with pytest.raises(OtherSettingsError, match="mixed: examples_sha256 was"):
         run(output, read=reader(mixed=changed))
     (tmp_path / "settings.json").write_text("nonsense")
-    with pytest.raises(OtherSettingsError, match="is not an evaluation's"):
+    with pytest.raises(OtherSettingsError, match=r"settings\.json is no JSON"):
         run(tmp_path)
 
 
