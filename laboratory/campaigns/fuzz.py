@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import random
@@ -148,14 +149,12 @@ def _configurations(draw: random.Random) -> str:
 
 @cache
 def _config_fields(kind: type) -> list[tuple[str, ...]]:
-    own = {"return_dict", "output_hidden_states", "dtype", "architectures", "transformers_version"}
-    fields: list[tuple[str, ...]] = []
-    for name, found in kind().to_dict().items():
-        if name in own or name.startswith("_") or not name.islower():
-            continue
-        fields.append((name,))
-        if isinstance(found, dict) and name.endswith("_config"):
-            fields += [(name, inner) for inner in found if inner in ("hidden_size", "image_size", "num_hidden_layers")]
+    """The fields that are LION's own, and some of those that its parts have."""
+    own = set(inspect.signature(kind.__init__).parameters) - {"self", "kwargs"}
+    fields: list[tuple[str, ...]] = [(name,) for name in sorted(own)]
+    for name in sorted(own):
+        if name.endswith("_config"):
+            fields += [(name, inner) for inner in ("hidden_size", "image_size", "num_hidden_layers")]
     return fields
 
 
