@@ -1,4 +1,9 @@
-"""Recipes: YAML files that say which model is trained on which data with which settings, stage by stage."""
+"""
+Recipes: YAML files that say which model is trained on which data with which settings, stage by stage.
+
+A recipe can name any function (`builder`, `stage0.function`), which is imported and called: run only recipes that you
+trust, as you would a script.
+"""
 
 import dataclasses
 import json
@@ -15,7 +20,7 @@ from processing_lion import PROMPT_TEMPLATES
 from trainers.stages import STAGES, Stage
 
 
-ROW_COLUMNS = ("image", "prompt", "completion", "tags", "level")
+ROW_COLUMNS = ("image", "prompt", "completion", "messages", "tags", "level")
 _TEMPLATE_COLUMNS = tuple(sorted({f for template in PROMPT_TEMPLATES.values() for f in template.fields}))
 
 
@@ -44,8 +49,8 @@ class SourceRecipe:
         streaming (`bool`, *optional*, defaults to `False`): Read while training instead of preparing first.
         shuffle_buffer (`int`, *optional*, defaults to 1000): Rows among which a stream is shuffled.
         columns (`dict[str, str]`, *optional*):
-            Our column names (`image`, `prompt`, `completion`, `tags`, `level`, and the fields of `template`) to those
-            of the data set. A completion may be a list of strings, of which each epoch picks one; a box may be a list
+            Our column names (`image`, `prompt`, `completion` or TRL's `messages`, `tags`, `level`, and the fields of
+            `template`) to those of the data set. A completion may be a list of strings, of which each epoch picks one; a box may be a list
             of four fractions.
         template (`str`, *optional*):
             Name of a prompt template of the processor, filled from the row's columns, instead of a prompt column.
@@ -201,7 +206,9 @@ class Recipe:
         """
         path = find_recipe(path)
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        except UnicodeDecodeError as error:
+            raise RecipeError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}).") from None
         except yaml.YAMLError as error:
             raise RecipeError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from None
         if not isinstance(content, dict):

@@ -343,11 +343,14 @@ def tag_to_dataset(
     """
     directory = Path(directory)
     dataset = images.to_dataset()
+    progress = directory.with_name(f"{directory.name}.tags.jsonl")
     if directory.exists():
-        raise ValueError(f"{directory} exists already")
+        if not progress.exists():
+            raise ValueError(f"{directory} exists already")
+        # The run that wrote it ended between its last two steps.
+        return _finish_dataset(directory, progress, images, tags_column)
     if tags_column in dataset.column_names:
         raise ValueError(f"tags_column {tags_column!r} is a column of the data set already")
-    progress = directory.with_name(f"{directory.name}.tags.jsonl")
     report = tag_images(tagger, images, progress, tags_column=tags_column, **options)
     state = _process_state()
     if state.is_main_process:
@@ -362,6 +365,25 @@ def tag_to_dataset(
         progress.unlink()
     state.wait_for_everyone()
     return report
+
+
+def _finish_dataset(
+    directory: Path, progress: Path, images: ImageFolder | ImageColumn, tags_column: str
+) -> TaggingReport:
+    """Clean up behind a data set that is complete: written elsewhere and renamed, its progress not yet removed."""
+    records = ResumableJsonl(progress, images.key).records()
+    try:
+        written = load_from_disk(str(directory))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{directory} exists already and is no data set ({error})") from error
+    if not isinstance(written, Dataset) or tags_column not in written.column_names or len(written) != len(records):
+        raise ValueError(f"{directory} exists already, and is not the data set whose tags are in {progress}")
+    state = _process_state()
+    state.wait_for_everyone()
+    if state.is_main_process:
+        progress.unlink()
+    present = {record[images.key] for record in records}
+    return TaggingReport(present=len(present), broken=[name for name in images.names if name not in present])
 
 
 __all__ = [

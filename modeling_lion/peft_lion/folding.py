@@ -76,6 +76,7 @@ def fold_adapters(
     config.adapter_config.bottleneck_size = sizes.pop()
     seen = {branch for adapter_config in configs for branch in adapter_config.visual_branches or ()}
     config.visual_branches = [branch for branch in VISUAL_BRANCHES if branch in seen]
+    config.active_branches = None
     config.adapter_config.fit_to_branches(config.visual_branches)
 
     with torch.device("meta"):

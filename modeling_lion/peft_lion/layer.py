@@ -126,7 +126,11 @@ class LionAdapterLayer(LionTunerLayer):
         # Here, because this is what every way to switch adapters (PEFT's and transformers') comes through.
         active = [] if self.disable_adapters else [name for name in self.active_adapters if name in self.additions]
         branches = {branch for name in active for branch in self.visual_branches[name]}
-        self.lion.set_active_branches(sorted(branches) or self.lion.config.visual_branches)
+        config = self.lion.config
+        # The base, saved by itself, stays what it was.
+        self.lion.set_active_branches(
+            sorted(branches) or config.active_branches or config.visual_branches, in_config=False
+        )
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         adapted = None if self.disable_adapters else self._adapted(hidden_states)

@@ -127,7 +127,7 @@ class LionAdapterModel(BaseTuner):
 
     def unload(self) -> LionForConditionalGeneration:
         model = super().unload()
-        model.set_active_branches(model.config.visual_branches)
+        model.set_active_branches(model.config.active_branches or model.config.visual_branches)
         return model
 
     @classmethod
