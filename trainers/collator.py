@@ -37,8 +37,9 @@ class LionDataCollator:
 
     A row has `image` (anything `load_image` takes, or undecoded `datasets.Image`) or `images` (a list of one), `prompt`
     and `completion` (strings, or TRL's conversational lists; several strings as `completion` are alternatives) or
-    `messages` (of which the exchange number `turn`, or the last, is the row: LION has no memory of turns), and may have `tags` (a string or a list of strings; None means no tag sentence), `level` (`"image_level"`,
-    `"region_level"` or `"auto"`), `augment` (bool, over what the level says), `source` and `index`.
+    `messages` (of which the exchange number `turn`, or the last, is the row: LION has no memory of turns). It may have
+    `tags` (a string or a list of strings; None means no tag sentence), `level` (`"image_level"`, `"region_level"` or
+    `"auto"`), `augment` (bool, over what the level says), `source` and `index`.
 
     A row that turns out to be unusable is recorded in `bad_rows`. Its place in the batch stays, with an empty picture
     and no label, so that it has no part in the loss and every process keeps its number of batches.

@@ -50,8 +50,8 @@ class SourceRecipe:
         shuffle_buffer (`int`, *optional*, defaults to 1000): Rows among which a stream is shuffled.
         columns (`dict[str, str]`, *optional*):
             Our column names (`image`, `prompt`, `completion` or TRL's `messages`, `tags`, `level`, and the fields of
-            `template`) to those of the data set. A completion may be a list of strings, of which each epoch picks one; a box may be a list
-            of four fractions.
+            `template`) to those of the data set. A completion may be a list of strings, of which each epoch picks one;
+            a box may be a list of four fractions.
         template (`str`, *optional*):
             Name of a prompt template of the processor, filled from the row's columns, instead of a prompt column.
         level (`str`, *optional*, defaults to `"auto"`):

@@ -286,9 +286,9 @@ class LionSFTTrainer(trl.SFTTrainer):
             lost = sorted(name for name, value in inputs.items() if value is not None and name not in arrived)
             if lost:
                 raise RuntimeError(
-                    f"{lost} of the collator's batch do not reach the model: {type(model).__name__} keeps them. Without "
-                    "the level of each row the adapters are not routed. Wrap the model in another way (PEFT: leave "
-                    "`task_type` out)."
+                    f"{lost} of the collator's batch do not reach the model: {type(model).__name__} keeps them. "
+                    "Without the level of each row the adapters are not routed: wrap the model another way (in PEFT, "
+                    "without `task_type`)."
                 )
 
         return check
