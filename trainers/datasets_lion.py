@@ -1,5 +1,6 @@
 """From the sources of a recipe to one data set of uniform rows, map-style or streaming."""
 
+import dataclasses
 import importlib
 import json
 import logging
@@ -14,8 +15,9 @@ import pyarrow.compute as pc
 from accelerate import PartialState
 from datasets.exceptions import DatasetGenerationError
 
-from processing_lion import PROMPT_TEMPLATES, format_box, format_prompt
+from processing_lion import PROMPT_TEMPLATES, TASKS, format_box, format_prompt
 from trainers.recipe import SourceRecipe
+from trainers.row_formats import read_rows
 from trainers.rows import (
     EXPECTED_COLUMNS,
     BadRows,
@@ -159,8 +161,26 @@ def load_source(
 ) -> AnyDataset:
     """Load and check one source (arguments as for [`build_dataset`])."""
     bad_rows = bad_rows or BadRows()
-    raw, torn = _open(source, num_processes)
-    raw = _expand_conversations(raw, source)
+    if source.format == "auto":
+        read = read_rows(
+            str(source.path),
+            image_folder=source.image_folder,
+            box_format=source.box_format,
+            annotations=source.annotations,
+            level=source.level if source.level in TASKS else "auto",
+            split=source.split,
+        )
+        logger.info("%s: %s.", source.name, read.summary())
+        bad_rows.check_share(source.name, sum(read.left_out.values()), len(read.rows), read.summary())
+        raw, torn = read.to_dataset(), {}
+        if source.max_samples is not None:
+            raw = raw.take(source.max_samples)
+        source = dataclasses.replace(
+            source, format="columns", box_format=None, annotations=None, image_folder=None, level="column"
+        )
+    else:
+        raw, torn = _open(source, num_processes)
+        raw = _expand_conversations(raw, source)
     reader = _RowReader(source, raw.column_names)
     if isinstance(raw, datasets.IterableDataset):
         if source.tags == "tagger":

@@ -274,13 +274,13 @@ class BadRows:
         self._bad[source, where] += 1
         self.check_share(source, self._bad[source, where], self._good[source, where])
 
-    def check_share(self, source: str, bad: int, good: int) -> None:
+    def check_share(self, source: str, bad: int, good: int, reasons: str | None = None) -> None:
         """Raise [`TooManyBadRowsError`] where `bad` rows beside `good` ones of a source are too many."""
         total = bad + good
         if self.max_share is not None and total >= _ROWS_BEFORE_SHARE and bad > self.max_share * total:
             raise TooManyBadRowsError(
                 f"{bad} of {total} rows of {source!r} are unusable, more than the share of {self.max_share:g} that "
-                f"`max_bad_row_share` allows: {self.reasons(source)}."
+                f"`max_bad_row_share` allows: {reasons or self.reasons(source)}."
             )
 
     def record(self, source: str, index: int, problem: str) -> None:

@@ -261,7 +261,7 @@ def _build_datasets(
             )
 
     def tag_pictures(source: SourceRecipe, pictures: datasets.Dataset) -> Sequence[Any]:
-        return _tag(recipe, base, source, pictures)
+        return tag_images_of(recipe, base, source, pictures)
 
     train = build_dataset(
         sources,
@@ -284,7 +284,9 @@ def _tagger(recipe: Recipe, base: str | Path) -> str | Path | None:
     return Path(base) / "tagger" if (Path(base) / "tagger" / "config.json").is_file() else None
 
 
-def _tag(recipe: Recipe, base: str | Path, source: SourceRecipe, pictures: datasets.Dataset) -> list[list[str] | None]:
+def tag_images_of(
+    recipe: Recipe, base: str | Path, source: SourceRecipe, pictures: datasets.Dataset
+) -> list[list[str] | None]:
     """Tags of all pictures, kept in `output_dir/tags` for later stages and resumed runs."""
     from trainers.resumable_jsonl import ResumableJsonl
     from trainers.tagging import ImageColumn, Tagger, tag_images

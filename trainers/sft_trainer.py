@@ -230,7 +230,10 @@ class LionSFTTrainer(trl.SFTTrainer):
                 return TrainOutput(state.global_step, 0.0, {})
         self._probe_rows()
         self._usable_rows["training"] = 0
-        output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        try:
+            output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        except StopIteration:  # a stream that gives nothing
+            raise TooManyBadRowsError(f"The training met no usable row: {self.bad_rows.reasons()}.") from None
         self._check_usable_rows("training")
         return output
 

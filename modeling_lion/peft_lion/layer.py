@@ -175,6 +175,7 @@ class LionTrainedModuleLayer(LionTunerLayer):
     def __init__(self, base_layer: nn.Module, lion: "LionForConditionalGeneration"):
         super().__init__(base_layer, lion)
         self.lion_adapter_modules = nn.ModuleDict()
+        self.frozen_parts: dict[str, tuple[str, ...]] = {}
 
     def update_layer(self, adapter_name: str, config: LionAdapterConfig) -> None:
         """
@@ -190,6 +191,16 @@ class LionTrainedModuleLayer(LionTunerLayer):
             )
         with gather_params_ctx(list(self.base_layer.parameters())):
             self.lion_adapter_modules[adapter_name] = copy.deepcopy(self.base_layer)
+        is_mixture = isinstance(self.base_layer, MixtureOfAdapters)
+        self.frozen_parts[adapter_name] = tuple(config.frozen_parts) if is_mixture else ()
+
+    def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
+        super().set_adapter(adapter_names, inference_mode=inference_mode)
+        for adapter_name, parts in self.frozen_parts.items():
+            if adapter_name in self.additions:
+                for name, parameter in self.additions[adapter_name].named_parameters():
+                    if name.split(".")[0] in parts:
+                        parameter.requires_grad_(False)
 
     def wrapped_module(self) -> nn.Module:
         active = [] if self.disable_adapters else self.active_adapters
