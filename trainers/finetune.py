@@ -1,8 +1,8 @@
 """
 Fine-tuning of a finished LION on somebody's own data, and the figures of the tuned model beside the base's.
 
-Three methods: `adapters` goes on where stage 3 ended (adapters, routers, connectors, soft prompt), `lora` trains LoRA on
-the LLM beside LION's parts, `full` trains everything but the vision tower. The first two write a PEFT adapter, the
+Three methods: `adapters` goes on where stage 3 ended (adapters, routers, connectors, soft prompt), `lora` trains LoRA
+on the LLM beside LION's parts, `full` trains everything but the vision tower. The first two write a PEFT adapter, the
 last a checkpoint.
 """
 

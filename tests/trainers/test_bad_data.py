@@ -26,7 +26,7 @@ def vision_rows(parts: bool, turns: int = 1) -> datasets.Dataset:
     """TRL's own format for images: a list of images, and messages."""
     rows = make_rows(4)
     messages = [
-        [m for t in range(turns) for m in chat(f"{r['prompt']}" + "!" * t, r["completion"], parts)] for r in rows
+        [m for t in range(turns) for m in chat(r["prompt"] + " cat" * t, r["completion"], parts)] for r in rows
     ]
     if parts:
         for conversation in messages:
@@ -82,7 +82,7 @@ def test_every_exchange_of_a_conversation_is_a_row(tmp_path, processor, streamin
     assert [row["turn"] for row in prepared] == [0, 1, 2] * 4
     batch = LionDataCollator(processor)(prepared[:3])
     texts = processor.batch_decode(batch["input_ids"], skip_special_tokens=True)
-    assert [text.count("!") for text in texts] == [0, 1, 2]
+    assert [text.count("cat") for text in texts] == [0, 1, 2]
 
 
 def test_messages_in_a_recipe(tmp_path):
@@ -91,7 +91,7 @@ def test_messages_in_a_recipe(tmp_path):
         source = SourceRecipe(path=str(tmp_path / "chats.parquet"), streaming=streaming)
         rows = list(build_dataset([source], training=False))
         assert len(rows) == 8
-        assert rows[1]["prompt"] == rows[0]["prompt"] + "!"
+        assert rows[1]["prompt"] == rows[0]["prompt"] + " cat"
         assert rows[1]["completion"] == [make_rows(1)[0]["completion"]]
 
 
