@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+
+from trainers.record import Record
 
 
 # Shorter ones are file names. A picture's base64 has thousands of characters.
@@ -30,7 +31,7 @@ class PictureCell:
         return self.table[self.index][self.column]
 
 
-class Row(dict):
+class Row(Record):
     """
     A row by column, pictures excepted: those are functions without arguments that give them undecoded.
 
@@ -42,79 +43,9 @@ class Row(dict):
     """
 
     def __init__(self, values: Mapping[str, Any], number: int, pictures: Path | None = None, table: Any = None) -> None:
-        super().__init__(values)
-        self.number = number
+        super().__init__(values, number)
         self.pictures = pictures
         self.table = table
-
-    def value(self, column: str) -> Any:
-        """
-        A cell that must hold something.
-
-        Raises:
-            ValueError: there is no such column, or nothing in it.
-        """
-        if column not in self:
-            raise ValueError(f"no column {column!r}")
-        if self[column] is None:
-            raise ValueError(f"{column!r} is empty")
-        return self[column]
-
-    def text(self, column: str) -> str:
-        """A string without blanks at its ends; numbers become strings. Raises `ValueError` where there is none."""
-        value = self.value(column)
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise ValueError(f"{column!r} must be a string, got {value!r}")
-        if isinstance(value, float) and math.isnan(value):  # an empty cell of a csv file
-            raise ValueError(f"{column!r} is empty")
-        text = str(value).strip()
-        if not text:
-            raise ValueError(f"{column!r} is empty")
-        return text
-
-    def optional_text(self, column: str) -> str:
-        """A string as [`text`] gives it, empty where there is none. `"nan"`, as tables of strings write it, is none."""
-        if isinstance(self.get(column), str | int | float):
-            try:
-                text = self.text(column)
-            except ValueError:
-                return ""
-            return "" if text.lower() == "nan" else text
-        return ""
-
-    def texts(self, column: str) -> list[str]:
-        """The strings of a list, empty ones left out. Raises `ValueError` where none is left."""
-        values = self.value(column)
-        if isinstance(values, str) or not isinstance(values, Sequence):
-            raise ValueError(f"{column!r} must be a list of strings, got {values!r}")
-        if wrong := [value for value in values if not isinstance(value, str)]:
-            raise ValueError(f"{column!r} must hold strings, got {wrong[0]!r}")
-        texts = [text for value in values if (text := value.strip())]
-        if not texts:
-            raise ValueError(f"{column!r} holds no text")
-        return texts
-
-    def integer(self, column: str) -> int:
-        """A whole number. Raises `ValueError` where there is none."""
-        value = self.value(column)
-        try:
-            number = int(value)
-        except (TypeError, ValueError):
-            raise ValueError(f"{column!r} must be a whole number, got {value!r}") from None
-        if isinstance(value, float) and value != number:
-            raise ValueError(f"{column!r} must be a whole number, got {value!r}")
-        return number
-
-    def numbers(self, column: str, length: int) -> list[float]:
-        """A list of finite numbers of a certain length. Raises `ValueError` where there is none."""
-        values = self.value(column)
-        try:
-            numbers = [float(value) for value in values]
-        except (TypeError, ValueError):
-            raise ValueError(f"{column!r} must be a list of numbers, got {values!r}") from None
-        if len(numbers) != length or not all(map(math.isfinite, numbers)):
-            raise ValueError(f"{column!r} must be {length} finite numbers, got {values!r}")
-        return numbers
 
     def picture(self, column: str, url: str | None = None) -> Any:
         """
@@ -158,28 +89,6 @@ class Row(dict):
                 if path.is_file() and path.resolve().is_relative_to(root):
                     return str(path)
         raise ValueError(f"the picture {names[0]!r} is not in {self.pictures}")
-
-
-def fraction_box(box: Sequence[float], width: float, height: float) -> list[float]:
-    """
-    A box in pixels as fractions of the picture's sides, cut off at its borders.
-
-    Args:
-        box: left, top, right and bottom.
-        width: the picture's width in pixels.
-        height: its height.
-
-    Raises:
-        ValueError: the sides are not positive, or the box has no area within the picture.
-    """
-    if not (width > 0 and height > 0):
-        raise ValueError(f"the picture's sides must be positive, got {width} x {height}")
-    x1, y1, x2, y2 = (
-        min(max(side / length, 0.0), 1.0) for side, length in zip(box, (width, height, width, height), strict=True)
-    )
-    if x2 <= x1 or y2 <= y1:
-        raise ValueError(f"the box {list(box)} has no area within the picture of {width:g} x {height:g} pixels")
-    return [x1, y1, x2, y2]
 
 
 def open_picture(image: Any) -> Image.Image:

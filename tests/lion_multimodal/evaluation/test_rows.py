@@ -17,10 +17,11 @@ from PIL import Image
 from laboratory.world.scene import IMAGE_SIZE
 from lion_multimodal.evaluation.benchmark import Example, HubDataset
 from lion_multimodal.evaluation.benchmarks import BENCHMARKS
-from lion_multimodal.evaluation.benchmarks.row import Row, fraction_box
+from lion_multimodal.evaluation.benchmarks.row import Row
 from lion_multimodal.evaluation.rows import DataUnavailableError, load_image, read_examples
 from tests.lion_multimodal.evaluation.dataset_hub import SHA, DatasetHub
 from tests.lion_multimodal.evaluation.small import benchmark
+from trainers.record import fraction_box
 
 
 ROOT = Path(__file__).parents[3]
