@@ -132,17 +132,20 @@ class LionSFTTrainer(trl.SFTTrainer):
         if compute_metrics is None and args.predict_with_generate:
             compute_metrics = ComputeAnswerMetrics(processing_class)
         callbacks = [*(callbacks or []), _EpochCallback(data_collator)]
-        super().__init__(
-            model=model,
-            args=args,
-            train_dataset=_number(train_dataset),
-            eval_dataset=eval_dataset,
-            processing_class=processing_class,
-            data_collator=data_collator,
-            compute_metrics=compute_metrics,
-            callbacks=callbacks,
-            **kwargs,
-        )
+        try:
+            super().__init__(
+                model=model,
+                args=args,
+                train_dataset=_number(train_dataset),
+                eval_dataset=eval_dataset,
+                processing_class=processing_class,
+                data_collator=data_collator,
+                compute_metrics=compute_metrics,
+                callbacks=callbacks,
+                **kwargs,
+            )
+        except StopIteration:  # TRL looks at the first row of a stream
+            raise TooManyBadRowsError(f"`train_dataset` has no usable row: {self.bad_rows.reasons()}.") from None
         if self.is_fsdp_enabled:
             _name_embeddings_once(self.model)
             _keep_loss_in_float32(self.accelerator.state.fsdp_plugin)

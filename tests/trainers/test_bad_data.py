@@ -12,6 +12,8 @@ from trainers.collator import LionDataCollator
 from trainers.datasets_lion import build_dataset
 from trainers.recipe import SourceRecipe
 from trainers.rows import BadRows, TooManyBadRowsError, find_column_problem
+from trainers.sft_config import LionSFTConfig
+from trainers.sft_trainer import LionSFTTrainer
 
 
 IMAGES = datasets.Features({"image": datasets.Image()})["image"]
@@ -25,9 +27,7 @@ def chat(question, answer, parts=False):
 def vision_rows(parts: bool, turns: int = 1) -> datasets.Dataset:
     """TRL's own format for images: a list of images, and messages."""
     rows = make_rows(4)
-    messages = [
-        [m for t in range(turns) for m in chat(r["prompt"] + " cat" * t, r["completion"], parts)] for r in rows
-    ]
+    messages = [[m for t in range(turns) for m in chat(r["prompt"] + " cat" * t, r["completion"], parts)] for r in rows]
     if parts:
         for conversation in messages:
             for message in conversation:
@@ -136,12 +136,15 @@ def test_streams_without_a_usable_row_end_with_an_error(tmp_path, processor):
     # A stream that is filtered before it gets here.
     source = SourceRecipe(builder="tests.trainers.test_bad_data:empty_answers", name="empty")
     record = BadRows(max_share=0.05)
-    trainer = make_trainer(
-        tmp_path / "b", processor, rows=build_dataset([source], bad_rows=record), max_steps=2, own_streams=True
-    )
-    trainer.bad_rows = record
+    rows = build_dataset([source], bad_rows=record)
     with pytest.raises(TooManyBadRowsError, match="no usable row.*4 × 'has an empty answer'"):
-        trainer.train()
+        LionSFTTrainer(
+            tiny_model(),
+            LionSFTConfig(str(tmp_path / "b"), use_cpu=True, max_steps=2, own_streams=True),
+            train_dataset=rows,
+            processing_class=processor,
+            bad_rows=record,
+        )
 
 
 def test_an_evaluation_without_a_usable_row_is_an_error(tmp_path, processor):
