@@ -1,6 +1,6 @@
 """
-Folders of images as somebody might have them, drawn from the synthetic world: a kind of question that the nano was never
-asked, objects under a name that it never read, and the questions that it knows.
+Folders of images as somebody might have them, drawn from the synthetic world: a kind of question that the nano was
+never asked, objects under a name that it never read, and the questions that it knows.
 """
 
 import json

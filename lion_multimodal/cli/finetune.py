@@ -18,7 +18,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         description="Fine-tune a finished LION. Writes a PEFT adapter (with --method full a checkpoint), and a report "
         "with the figures of the base beside those of the tuned model. A run that was interrupted goes on with "
         "--resume. On several GPUs: accelerate launch --config_file ddp.yaml -m lion_multimodal.cli.main finetune ...",
-        epilog="RECIPE is a YAML file with `finetune:`; options replace its fields. Any key=value does, too, for example "
+        epilog="RECIPE is a YAML file with `finetune:`; options replace its fields. So does any key=value, for example "
         "finetune.training.num_train_epochs=3 or finetune.lora.r=8.",
     )
     parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="YAML file, in place of or beside the options")
