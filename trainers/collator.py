@@ -19,6 +19,7 @@ from trainers.rows import (
     TooManyBadRowsError,
     find_encoding_problem,
     find_text_problem,
+    is_address,
     open_image,
     read_exchange,
     read_image_source,
@@ -51,6 +52,8 @@ class LionDataCollator:
         seed (`int`, *optional*): With the epoch and a row's source and index, it alone decides about its augmentation:
             neither order nor number of earlier rows matters.
         bad_rows ([`BadRows`], *optional*): Skips and logs by default.
+        allow_private_addresses (`bool`, *optional*):
+            Whether an address in a row may lead to one that is not public; see `load_image`.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class LionDataCollator:
         augmented_levels: Collection[str] = ("image_level",),
         seed: int = 42,
         bad_rows: BadRows | None = None,
+        allow_private_addresses: bool | None = None,
     ):
         unknown = set(augmented_levels) - set(TASKS)
         if unknown:
@@ -69,6 +73,8 @@ class LionDataCollator:
         self.augmented_levels = frozenset(augmented_levels)
         self.seed = seed
         self.bad_rows = bad_rows or BadRows()
+        self.allow_private_addresses = allow_private_addresses
+        self._fetched_sources: set[str] = set()
         # Shared memory, so that the workers of a data loader see it change.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -138,13 +144,22 @@ class LionDataCollator:
         problem = find_text_problem(prompt, completions, level) or find_encoding_problem("tags", tags)
         if problem is not None:
             raise ValueError(problem)
+        image = read_image_source(row)
+        if is_address(image):
+            self._say_that_images_are_fetched(str(row.get("source") or "rows"), image)
         return {
-            "image": open_image(read_image_source(row)),
+            "image": open_image(image, self.allow_private_addresses),
             "prompt": prompt,
             "completions": completions,
             "tags": tags,
             "task": infer_task(prompt) if level == "auto" else level,
         }
+
+    def _say_that_images_are_fetched(self, source: str, address: Any) -> None:
+        if source not in self._fetched_sources:
+            self._fetched_sources.add(source)
+            address = address["path"] if isinstance(address, Mapping) else address
+            logger.warning("Images of %r are fetched from addresses in its rows, the first: %.200s", source, address)
 
 
 def _describe(error: Exception) -> str:

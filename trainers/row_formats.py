@@ -24,9 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import PIL.Image
-
-from processing_lion import format_box, format_prompt, infer_task, parse_boxes
+from processing_lion import format_box, format_prompt, image_size, infer_task, parse_boxes
 from trainers.rows import find_encoding_problem, read_completions, read_prompt, read_tags, split_exchanges
 
 
@@ -407,11 +405,7 @@ class Images:
         if isinstance(image, int):
             assert self.read is not None
             image = self.read.open_image({"image": image})
-        from io import BytesIO
-
-        with PIL.Image.open(BytesIO(image) if isinstance(image, bytes) else image) as opened:
-            turned = opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # as `load_image` shows it
-            return opened.size[::-1] if turned else opened.size
+        return image_size(image)[::-1]
 
 
 # --- Records with columns ---

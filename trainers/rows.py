@@ -168,12 +168,13 @@ def _images_in(messages: Any) -> list[Any]:
     return [value for value in values if value is not None]
 
 
-def open_image(source: Any) -> PIL.Image.Image:
+def open_image(source: Any, allow_private_addresses: bool | None = None) -> PIL.Image.Image:
     """
-    Load the picture of a row.
+    Load the picture of a row, within the limits of `load_image` (bytes, pixels, time).
 
     Args:
         source: Whatever `load_image` takes, or the undecoded form of `datasets.Image` (`{"bytes": ..., "path": ...}`).
+        allow_private_addresses (`bool`, *optional*): As for `load_image`, where the row gives an address.
 
     Raises:
         ValueError: there is none, or it cannot be read; the message says which.
@@ -183,9 +184,16 @@ def open_image(source: Any) -> PIL.Image.Image:
     if source is None:
         raise ValueError("has no picture")
     try:
-        return load_image(source)
+        return load_image(source, allow_private_addresses=allow_private_addresses)
     except (OSError, TypeError, ValueError, PIL.Image.DecompressionBombError) as error:
         raise ValueError(f"picture cannot be read: {error}") from error
+
+
+def is_address(source: Any) -> bool:
+    """Whether an image has to be fetched from the network."""
+    if isinstance(source, Mapping):
+        source = None if source.get("bytes") else source.get("path")
+    return isinstance(source, str) and source[:8].lower().startswith(("http://", "https://"))
 
 
 def find_missing_image(source: Any) -> str | None:
@@ -196,10 +204,20 @@ def find_missing_image(source: Any) -> str | None:
         source = source.get("path")
     if source is None:
         return "has no picture"
-    if isinstance(source, (str, os.PathLike)) and not str(source).startswith(("http://", "https://", "data:")):
-        if "::" not in str(source) and not Path(source).is_file():
-            return f"picture {str(source)!r} does not exist"
+    if isinstance(source, (str, os.PathLike)) and not str(source)[:8].lower().startswith(_NO_PATHS):
+        if "::" not in str(source) and not _is_file(source):
+            return f"picture {str(source)[:200]!r} does not exist"
     return None
+
+
+_NO_PATHS = ("http://", "https://", "data:", "file:")
+
+
+def _is_file(path: str | os.PathLike) -> bool:
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):  # longer than any path, or with a null byte
+        return False
 
 
 def find_text_problem(prompt: str, completions: Sequence[str], level: str) -> str | None:

@@ -36,6 +36,9 @@ class LionSFTConfig(trl.SFTConfig):
         max_bad_row_share (`float`, defaults to 0.05):
             The share of a source's rows that may be skipped. Above it, once 100 rows were read, training ends with an
             error that counts the reasons. 1 allows any; a training that meets no usable row at all always fails.
+        allow_private_addresses (`bool`, *optional*):
+            Whether an address in a row may lead to one that is not public (this machine, its network). Defaults to what
+            the environment says, see `processing_lion.load_image`.
         predict_with_generate (`bool`, defaults to `True`):
             Whether evaluation also generates answers and compares them: exact match, and box accuracy at IoU 0.5.
         generation_max_new_tokens (`int`, defaults to 64): Longest answer that evaluation generates.
@@ -77,6 +80,9 @@ class LionSFTConfig(trl.SFTConfig):
     )
     max_bad_row_share: float = field(
         default=0.05, metadata={"help": "Share of unusable rows above which training fails, after 100 rows."}
+    )
+    allow_private_addresses: bool | None = field(
+        default=None, metadata={"help": "Whether addresses in rows may lead to ones that are not public."}
     )
     predict_with_generate: bool = field(
         default=True, metadata={"help": "Generate answers while evaluating, and compare them."}

@@ -119,7 +119,9 @@ class LionSFTTrainer(trl.SFTTrainer):
                 eval_dataset = {k: _prepare_rows(v, f"eval_dataset[{k!r}]") for k, v in eval_dataset.items()}
             else:
                 eval_dataset = _prepare_rows(eval_dataset, "eval_dataset")
-        self._eval_collator = data_collator or LionDataCollator(processing_class, bad_rows=self.bad_rows)
+        self._eval_collator = data_collator or LionDataCollator(
+            processing_class, bad_rows=self.bad_rows, allow_private_addresses=args.allow_private_addresses
+        )
         if data_collator is None:
             levels = {"image_level": args.image_augmentation, "region_level": args.region_augmentation}
             data_collator = LionDataCollator(
@@ -128,6 +130,7 @@ class LionSFTTrainer(trl.SFTTrainer):
                 augmented_levels=[level for level, augmented in levels.items() if augmented],
                 seed=args.data_seed,
                 bad_rows=self.bad_rows,
+                allow_private_addresses=args.allow_private_addresses,
             )
         if compute_metrics is None and args.predict_with_generate:
             compute_metrics = ComputeAnswerMetrics(processing_class)

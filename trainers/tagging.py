@@ -22,6 +22,7 @@ from modeling_lion.tagger_lion import LionTagger
 from processing_lion.image_loading_lion import load_image
 from processing_lion.image_processing_lion import LionImageProcessor
 from trainers.resumable_jsonl import ResumableJsonl
+from trainers.rows import is_address
 
 
 logger = logging.getLogger(__name__)
@@ -281,6 +282,8 @@ def tag_images(
     present = {record[images.key] for record in file.records()}
     waiting = [index for index, name in enumerate(images.names) if name not in present]
 
+    if state.is_main_process and waiting and is_address(images[waiting[0]]):
+        logger.warning("Images are fetched from addresses in the data set, the first: %.200s", images[waiting[0]])
     tagged, broken = 0, []
     share = waiting[state.process_index :: state.num_processes]
     loader = DataLoader(

@@ -1,6 +1,8 @@
 """Data that cannot be trained on: a clear error instead of a checkpoint in which nothing changed."""
 
+import http.server
 import json
+import threading
 
 import datasets
 import pytest
@@ -247,3 +249,34 @@ def test_the_model_of_a_stage_sees_the_same_after_reloading(tmp_path, processor)
     # The next stage sees what it needs; both branches are the default and are not named.
     make_trainer(tmp_path / "three", processor, loaded, stage="stage3")
     assert loaded.config.active_branches is None
+
+
+def test_addresses_in_rows_are_told_and_private_ones_are_not_fetched(processor, caplog):
+    asked = []
+
+    class Server(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            picture(0).save(self.wfile, format="PNG")
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        address = f"HTTP://127.0.0.1:{server.server_port}/"
+        rows = [{**row, "image": f"{address}{i}.png", "index": i} for i, row in enumerate(make_rows(3))]
+        collator = LionDataCollator(processor)
+        assert (collator(rows)["labels"] == -100).all()
+        assert asked == []
+        assert "not a public address" in collator.bad_rows.reasons()
+        told = [r for r in caplog.records if "fetched from addresses" in r.getMessage()]
+        assert len(told) == 1
+        batch = LionDataCollator(processor, allow_private_addresses=True)(rows)
+        assert (batch["labels"] != -100).any(dim=1).all()
+        assert len(asked) == 3
+    finally:
+        server.shutdown()
