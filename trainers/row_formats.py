@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+
 from processing_lion import format_box, format_prompt, image_size, infer_task, parse_boxes
 from trainers.rows import find_encoding_problem, read_completions, read_prompt, read_tags, split_exchanges
 
@@ -405,7 +406,7 @@ class Images:
         if isinstance(image, int):
             assert self.read is not None
             image = self.read.open_image({"image": image})
-        return image_size(image)[::-1]
+        return image_size(image)
 
 
 # --- Records with columns ---
