@@ -306,10 +306,10 @@ class BadRows:
         message = f"Row {index} of {source!r} {problem}."
         if self.action == "fail":
             raise BadRowError(message)
-        self._reasons.setdefault(source, Counter())[_kind(problem)] += 1
         if (source, index) in self._seen:
             return
         self._seen.add((source, index))
+        self._reasons.setdefault(source, Counter())[_kind(problem)] += 1
         self._counts[source] += 1
         if self._counts[source] <= _LOGGED_PER_SOURCE:
             logger.warning("%s It is skipped.", message)
