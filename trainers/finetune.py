@@ -328,11 +328,20 @@ def load_tuned(adapter: str | Path, model: str | Path | None = None, **kwargs: A
     base = model or config.base_model_name_or_path
     if base is None:
         raise ValueError(f"The adapter {adapter} names no base model: give the one that it was trained on (--model).")
-    loaded = LionForConditionalGeneration.from_pretrained(str(base), **kwargs)
+    return attach_adapter(LionForConditionalGeneration.from_pretrained(str(base), **kwargs), adapter)
+
+
+def attach_adapter(model: LionForConditionalGeneration, adapter: str | Path) -> PeftModel:
+    """
+    A PEFT adapter on top of its base.
+
+    Raises:
+        ValueError: there is no adapter, or it does not fit the model.
+    """
     try:
-        return PeftModel.from_pretrained(loaded, str(adapter)).eval()
-    except RuntimeError as error:  # sizes that differ
-        raise ValueError(f"The adapter {adapter} does not fit the model {base}: {error}") from error
+        return PeftModel.from_pretrained(model, str(adapter)).eval()
+    except (KeyError, RuntimeError, ValueError) as error:  # no adapter, or other sizes
+        raise ValueError(f"The adapter {adapter} does not fit {model.name_or_path}: {error}") from error
 
 
 def merge_adapter(adapter: str | Path, output: str | Path, model: str | Path | None = None) -> Path:
