@@ -510,12 +510,14 @@ def _answers(value: Any) -> list[str]:
 
 
 def _maybe_json(value: Any) -> Any:
-    """A list in a cell of a CSV file."""
-    if isinstance(value, str) and value[:1] == "[" and value[-1:] == "]" and not parse_boxes(value):
+    """A list of strings in a cell of a CSV file. Numbers in brackets are a box, or what is left of one."""
+    if isinstance(value, str) and value[:1] == "[" and value[-1:] == "]":
         try:
-            return json.loads(value)
+            items = json.loads(value)
         except ValueError:
             return value
+        if items and all(isinstance(item, (str, Mapping)) for item in items):
+            return items
     return value
 
 
