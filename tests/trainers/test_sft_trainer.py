@@ -2,7 +2,6 @@ import itertools
 import logging
 import shutil
 
-import datasets
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
