@@ -12,6 +12,7 @@ from torch import nn
 
 from configuration_lion import TASKS
 from modeling_lion.extras_lion import needs_extra
+from trainers.files import write_whole
 
 
 if TYPE_CHECKING:
@@ -111,7 +112,6 @@ def _figure(width: float, height: float, rows: int = 1) -> tuple["Figure", Any]:
 
 def _save(figure: "Figure", path: str | os.PathLike) -> Path:
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    write_whole(path, lambda file: figure.savefig(file, dpi=150))
     logger.info("Drew %s.", path)
     return path

@@ -38,7 +38,7 @@ def name(module, attribute):
 TRAIN, EVALUATION = 'pip install "lion-multimodal[train]"', 'pip install "lion-multimodal[evaluation]"'
 refused(name("trainers", "LionSFTTrainer"), "needs", TRAIN)
 refused(name("trainers", "LionSFTConfig"), "LionSFTConfig needs trl", TRAIN)
-refused(name("trainers", "build_dataset"), "build_dataset needs datasets", TRAIN)
+refused(name("trainers", "build_dataset"), "build_dataset needs", TRAIN)
 refused(name("trainers.run", "run_all"), "needs", TRAIN)
 refused(name("trainers.tagging", "tag_images"), "Tagging", "needs accelerate", TRAIN)
 refused(name("modeling_lion", "LionAdapterConfig"), "PEFT method needs peft", TRAIN)

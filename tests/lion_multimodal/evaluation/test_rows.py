@@ -15,9 +15,10 @@ import pytest
 from PIL import Image
 
 from laboratory.world.scene import IMAGE_SIZE
+from lion_multimodal.evaluation import rows as rows_module
 from lion_multimodal.evaluation.benchmark import Example, HubDataset
 from lion_multimodal.evaluation.benchmarks import BENCHMARKS
-from lion_multimodal.evaluation.benchmarks.row import Row
+from lion_multimodal.evaluation.benchmarks.row import Row, picture_size
 from lion_multimodal.evaluation.rows import DataUnavailableError, load_image, read_examples
 from tests.lion_multimodal.evaluation.dataset_hub import SHA, DatasetHub
 from tests.lion_multimodal.evaluation.small import benchmark
@@ -151,21 +152,47 @@ def test_names_of_pictures_do_not_lead_out_of_their_folder(folder, tmp_path):
     assert "is not in" in examples.unusable[0]["reason"]
 
 
+def _not_there():
+    raise OSError("nowhere")
+
+
 @pytest.mark.parametrize(
     ("image", "reason"),
     [
         (None, "there is no picture"),
         ("no/such.png", "no/such.png"),
-        (b"no picture", "cannot identify image file"),
+        (b"no picture", "holds no readable image"),
         ({"bytes": png()[:60], "path": "a.png"}, "truncated"),
-        ("!" * 300, "no valid base64"),
-        (3, "must be one, or a path"),
+        ("!" * 300, "no image file"),
+        (3, "cannot load an image from int"),
+        (_not_there, "nowhere"),
     ],
 )
 def test_a_picture_that_cannot_be_decoded(image, reason):
     example = Example("seven", image, "7", "What?", {"references": "cat"})
     with pytest.raises(ValueError, match=f"the picture of seven cannot be read: .*{reason}"):
         load_image(example)
+
+
+def test_pictures_are_decoded_as_the_processor_does():
+    """Transparency on white, 16-bit greyscale scaled, EXIF rotation applied, in the size too."""
+    clear = io.BytesIO()
+    Image.new("RGBA", (4, 2), (0, 0, 0, 0)).save(clear, format="PNG")
+    deep = io.BytesIO()
+    Image.new("I;16", (4, 2), 257).save(deep, format="PNG")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    rotated = io.BytesIO()
+    Image.new("RGB", (4, 2), "red").save(rotated, format="JPEG", exif=exif)
+    for content, size, pixel in (
+        (clear, (4, 2), (255, 255, 255)),
+        (deep, (4, 2), (1, 1, 1)),
+        (rotated, (2, 4), (254, 0, 0)),
+    ):
+        for image in (content.getvalue(), {"bytes": content.getvalue(), "path": None}, Image.open(content)):
+            loaded = load_image(Example("seven", image, "7", "What?", {"references": "cat"}))
+            assert (loaded.size, loaded.getpixel((0, 0))) == (size, pixel)
+            assert picture_size(image) == size
 
 
 def test_boxes_as_fractions():
@@ -284,3 +311,53 @@ def test_the_hub_lacks_a_column(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda *arguments, **options: data)
     with pytest.raises(DataUnavailableError, match="nowhere/small, split test lacks the columns answer, image; it has"):
         read_examples(SMALL)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_column(folder):
+    for name, text in (
+        ("rows.csv", "name,image,question,answer\na,a.png,What?,cat\n"),
+        ("rows.json", json.dumps([ROW])),
+        ("rows.jsonl", json.dumps(ROW) + "\n"),
+    ):
+        data_dir = folder([], name)
+        for file in (data_dir / "small").glob("rows.*"):
+            file.unlink()
+        (data_dir / "small" / name).write_text(text, encoding="utf-8-sig")
+        assert [example.instruction for example in read_examples(SMALL, data_dir)] == ["What?"]
+
+
+@pytest.mark.parametrize("column", ["name", "question", "answer"])
+def test_a_row_with_half_a_surrogate_pair_is_a_bad_row(folder, column):
+    data_dir = folder([{**ROW, column: "\ud83d what?"}, {**ROW, "name": "b"}])
+    examples = read_examples(SMALL, data_dir)
+    assert [example.id for example in examples] == ["b"]
+    (left_out,) = examples.unusable
+    assert left_out["row"] == 0
+    assert "lone surrogate, \\ud83d" in left_out["reason"]
+    json.dumps(left_out, ensure_ascii=False).encode()
+
+
+def test_the_first_rows_of_a_parquet_file_are_read_alone(folder, monkeypatch):
+    rows = [{**ROW, "name": str(index), "image": {"bytes": png(), "path": None}} for index in range(200)]
+    data_dir = folder([], "rows.jsonl")
+    (data_dir / "small" / "rows.jsonl").unlink()
+    datasets.Dataset.from_list(rows).to_parquet(data_dir / "small" / "rows.parquet")
+    whole = read_examples(SMALL, data_dir)
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("all rows were converted")
+
+    monkeypatch.setattr(datasets.Dataset, "from_parquet", refuse)
+    read, batches = [], rows_module._ParquetRows.__iter__
+    monkeypatch.setattr(
+        rows_module._ParquetRows, "__iter__", lambda self: (read.append(row) or row for row in batches(self))
+    )
+    first = read_examples(SMALL, data_dir, limit=3)
+    assert len(read) == 3
+    assert [(example.id, example.instruction) for example in first] == [
+        (example.id, example.instruction) for example in whole[:3]
+    ]
+    assert first.source == whole.source
+    assert [load_image(example).tobytes() for example in first] == [
+        load_image(example).tobytes() for example in whole[:3]
+    ]
