@@ -225,6 +225,10 @@ class LionConfig(PretrainedConfig):
             config = T5Config(**value)
             # T5Config reads "gated-gelu" as the tanh approximation and forgets what the dict said.
             config.dense_act_fn = value["dense_act_fn"]
+            # In transformers 5.0 it also forgets that embeddings are not tied, and the model would scale its outputs.
+            untied = False in (value.get("tie_word_embeddings"), value.get("scale_decoder_outputs"))
+            if untied and hasattr(config, "scale_decoder_outputs"):
+                config.scale_decoder_outputs = False
         else:
             config = self._sub_config("text_config", value)
         if config.decoder_start_token_id is None:
@@ -345,4 +349,4 @@ _PRESETS: dict[str, dict] = {
 }
 
 
-# Made by write_code, of all code in this folder: 1e8bdd00613ce085c3e9bf6df613b3b0
+# Made by write_code, of all code in this folder: 258cf38988ae0ca36eaf401d59033b4a
