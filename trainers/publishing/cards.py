@@ -41,7 +41,8 @@ An adapter for a LION (JiuTian-LION, CVPR 2024, [arXiv 2311.11860](https://arxiv
 ```python
 from peft import PeftModel
 
-from modeling_lion import LionForConditionalGeneration  # also registers the method with PEFT
+import modeling_lion.peft_lion  # registers the method with PEFT
+from modeling_lion import LionForConditionalGeneration
 
 base = LionForConditionalGeneration.from_pretrained("{base_model}")
 model = PeftModel.from_pretrained(base, "{repo_id}")
