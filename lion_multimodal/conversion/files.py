@@ -23,6 +23,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from trainers.atomic import atomic_directory
+
 
 logger = logging.getLogger(__name__)
 
@@ -42,9 +44,6 @@ _DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
-PARTIAL_SUFFIX = ".partial"
-"""What unfinished files and directories have behind their names."""
-
 _MIN_FREE = 64 * 2**20
 _WRAPPERS = ("model", "state_dict")
 # Read anew after so many bytes: a mapping keeps every page in memory that was touched.
@@ -340,24 +339,11 @@ def new_directory(directory: str | os.PathLike, num_bytes: int = 0) -> Iterator[
         FileExistsError: there is something at that place already.
         OSError: the disk has no room for `num_bytes`.
     """
-    directory = Path(directory)
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise FileExistsError(f"{directory} exists already and is not empty")
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    partial = directory.with_name(directory.name + PARTIAL_SUFFIX)
-    shutil.rmtree(partial, ignore_errors=True)
-    free = shutil.disk_usage(directory.parent).free
-    if free < num_bytes + _MIN_FREE:
-        raise OSError(f"{directory.parent} has {free / 1e9:.1f} GB of room, and {num_bytes / 1e9:.1f} GB are needed")
-    partial.mkdir()
-    try:
+    with atomic_directory(directory) as partial:
+        free = shutil.disk_usage(partial).free
+        if free < num_bytes + _MIN_FREE:
+            raise OSError(f"{partial.parent} has {free / 1e9:.1f} GB of room, and {num_bytes / 1e9:.1f} GB are needed")
         yield partial
-        if directory.exists():
-            directory.rmdir()
-        partial.rename(directory)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def reveal(unfinished: Path) -> None:

@@ -27,6 +27,7 @@ from lion_multimodal.evaluation.rows import Examples, read_examples
 from lion_multimodal.evaluation.scoring import score
 from lion_multimodal.evaluation.sheet import draw_strip, join_strips
 from processing_lion.prompts_lion import PROMPT_TEMPLATES
+from trainers.atomic import write_json
 from trainers.resumable_jsonl import ResumableJsonl
 
 
@@ -296,7 +297,7 @@ class _Run:
         report.error = hide_paths(report.error, self.directories)
         report.reasons = hide_paths(report.reasons, self.directories)
         report.source = hide_paths(report.source, self.directories)
-        _write_json(self.output / RESULTS_FOLDER / f"{benchmark.name}.json", asdict(report))
+        write_json(self.output / RESULTS_FOLDER / f"{benchmark.name}.json", asdict(report))
         self.report().write(self.output)
 
     def close(self) -> Report:
@@ -341,7 +342,7 @@ class _Run:
             )
 
     def _note(self, key: str, settings: dict[str, Any]) -> None:
-        _write_json(self.output / SETTINGS_FILE, {**self._noted(), key: settings})
+        write_json(self.output / SETTINGS_FILE, {**self._noted(), key: settings})
 
 
 def _with_hint(answers: Iterator[Any], batch_size: int) -> Iterator[Any]:
@@ -406,13 +407,6 @@ def _identifying(source: dict[str, Any]) -> dict[str, Any]:
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def _write_json(file: Path, content: Any) -> None:
-    """Write a file at once: whoever is interrupted leaves the old one."""
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(file)
 
 
 __all__ = ["OtherSettingsError", "evaluate", "examples_digest", "process_state"]

@@ -1,0 +1,30 @@
+"""What is written comes back; what is torn is named or passed over."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainers.json_lines import append_lines, encode_line, read_lines
+
+
+# Lone surrogates, too: they stand for bytes of file names that are not UTF-8.
+texts = st.text(st.characters())
+records = st.dictionaries(texts, st.recursive(texts | st.integers() | st.none() | st.booleans(), st.lists), max_size=3)
+
+
+@given(st.lists(records, max_size=4))
+def test_records_come_back(tmp_path_factory, rows):
+    file = tmp_path_factory.mktemp("lines") / "rows.jsonl"
+    append_lines(file, rows[:1])
+    append_lines(file, rows[1:])
+    assert list(read_lines(file)) == list(enumerate(rows, start=1))
+    assert len(file.read_bytes().split(b"\n")) == len(rows) + 1
+
+
+@pytest.mark.parametrize("torn", [b'{"a": 1', b"[1]\n", b"\xff\n"])
+def test_torn_lines(torn, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(encode_line({"a": 1}) + b"\n" + torn)
+    with pytest.raises(ValueError, match=r"rows\.jsonl, line 3 is no JSON object"):
+        list(read_lines(file))
+    assert list(read_lines(file, skip_torn=True)) == [(1, {"a": 1})]
