@@ -43,12 +43,16 @@ def test_a_killed_process_leaves_what_was_there(function, options, tmp_path):
 
 def test_errors_leave_what_was_there(tmp_path):
     write_text(tmp_path / "file", "all of it")
-    with pytest.raises(RuntimeError), atomic_file(tmp_path / "file") as partial:
-        partial.write_text("half")
-        raise RuntimeError
-    with pytest.raises(RuntimeError), atomic_directory(tmp_path / "a" / "folder") as partial:
-        (partial / "inside").write_text("half")
-        raise RuntimeError
+
+    def interrupt(writing, name):
+        with writing as partial:
+            (partial / name).write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        interrupt(atomic_file(tmp_path / "file"), "")
+    with pytest.raises(RuntimeError):
+        interrupt(atomic_directory(tmp_path / "a" / "folder"), "inside")
     assert (tmp_path / "file").read_text() == "all of it"
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "file"]
 
