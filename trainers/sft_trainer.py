@@ -29,7 +29,8 @@ from trainers.augmentation import Augmentation
 from trainers.collator import LionDataCollator
 from trainers.plots import plot_losses, plot_routers, router_weights
 from trainers.publishing import Push, push_directory
-from trainers.pushing import push_copy, tag_card
+from trainers.publishing.cards import tag_card
+from trainers.pushing import push_copy
 from trainers.rows import BadRows
 from trainers.sft_config import LionSFTConfig
 from trainers.stages import get_stage

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import split_state_dict_into_shards_factory
 from safetensors import SafetensorError, safe_open
 
 from trainers.atomic import atomic_directory
@@ -256,35 +257,24 @@ def write_shards(
         `list[str]`: the names of the files of tensors.
     """
     directory = Path(directory)
-    shards = list(_shards(tensors, max_shard_size))
-    count = len(shards)
-    files = [_SINGLE] if count == 1 else [f"model-{k:05d}-of-{count:05d}.safetensors" for k in range(1, count + 1)]
-    for file, names in zip(files, shards):
+    split = split_state_dict_into_shards_factory(
+        dict(tensors),
+        get_storage_size=lambda info: info.num_bytes,
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=max_shard_size,
+    )
+    for file, names in split.filename_to_tensors.items():
         write_safetensors(directory / file, {name: tensors[name] for name in names}, read)
         logger.info("Wrote %s with %d tensors.", file, len(names))
-    if count > 1:
+    if split.is_sharded:
+        parameters = sum(info.shape.numel() for info in tensors.values())
         index = {
-            "metadata": {
-                "total_parameters": sum(info.shape.numel() for info in tensors.values()),
-                "total_size": sum(info.num_bytes for info in tensors.values()),
-            },
-            "weight_map": {name: file for file, names in zip(files, shards) for name in names},
+            "metadata": {"total_parameters": parameters, **split.metadata},
+            "weight_map": split.tensor_to_filename,
         }
         text = json.dumps(index, indent=2, sort_keys=True) + "\n"
         (directory / _INDEX).write_text(text, encoding="utf-8")
-    return files
-
-
-def _shards(tensors: Mapping[str, TensorInfo], max_shard_size: int) -> Iterator[list[str]]:
-    names: list[str] = []
-    size = 0
-    for name, info in tensors.items():
-        if names and size + info.num_bytes > max_shard_size:
-            yield names
-            names, size = [], 0
-        names.append(name)
-        size += info.num_bytes
-    yield names
+    return list(split.filename_to_tensors)
 
 
 def as_bytes(tensor: torch.Tensor) -> memoryview:

@@ -1,8 +1,16 @@
-"""Tables in Markdown."""
+"""Cards and tables in Markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from huggingface_hub import ModelCardData
+
+
+def card_text(metadata: Mapping[str, Any], body: str) -> str:
+    """A model card: the Hub's metadata at its head, and Markdown."""
+    return f"---\n{ModelCardData(**metadata).to_yaml()}\n---\n\n{body}"
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], align: str = "") -> str:
