@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from modeling_lion.tagger_lion import LionTagger
-from processing_lion.image_processing_lion import LionImageProcessor, load_image
+from processing_lion.image_loading_lion import load_image
+from processing_lion.image_processing_lion import LionImageProcessor
 from trainers.atomic import atomic_directory
 from trainers.opening import FILE_FORMATS, open_dataset
 from trainers.resumable_jsonl import ResumableJsonl

@@ -13,13 +13,14 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
 
 from .grounding_lion import label_boxes, to_pixels
-from .image_processing_lion import ImageSource, LionImageProcessor
+from .image_loading_lion import ImageSource
+from .image_processing_lion import LionImageProcessor
 from .prompts_lion import SOFT_PROMPT_TOKEN, format_tags
 from .remote_code_lion import PROCESSOR_CODE, write_code
 from .tasks_lion import TASKS, infer_task
 
 
-_TRANSFORMERS_5 = int(transformers.__version__.split(".")[0]) >= 5
+TRANSFORMERS_5 = int(transformers.__version__.split(".")[0]) >= 5
 _IGNORED_LABEL = -100
 
 # LION's conversations are one question on one picture: the text parts are the instruction, the picture has no token.
@@ -68,7 +69,7 @@ class LionProcessor(ProcessorMixin):
         max_answer_length: the most tokens of an answer or candidate, end token included.
     """
 
-    if not _TRANSFORMERS_5:  # transformers 5 reads the signature of __init__ instead
+    if not TRANSFORMERS_5:  # transformers 5 reads the signature of __init__ instead
         attributes = ["image_processor", "tokenizer", "qformer_tokenizer"]
         image_processor_class = "AutoImageProcessor"
         tokenizer_class = "AutoTokenizer"
@@ -132,7 +133,7 @@ class LionProcessor(ProcessorMixin):
         # Not above: the models' room uses this one.
 
         save_directory = os.fspath(save_directory)
-        if not _TRANSFORMERS_5:
+        if not TRANSFORMERS_5:
             self.qformer_tokenizer.save_pretrained(os.path.join(save_directory, "qformer_tokenizer"))
             self.attributes = ["image_processor", "tokenizer"]  # shadows the class's list for this call
         try:
@@ -466,6 +467,8 @@ def _pad(sequences: list[list[int]], value: int, length: int | None = -1, side: 
 
 
 if False:  # Never runs: names the files that belong to this one, for transformers to copy them.
+    from .fetching_lion import __name__ as _
+    from .image_loading_lion import __name__ as _
     from .image_processing_lion import __name__ as _
     from .remote_code_lion import __name__ as _
     from .grounding_lion import __name__ as _
