@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pyarrow.parquet as parquet
 
 from laboratory.world.scene import Scene, render
 from lion_multimodal.evaluation.rows import PICTURE_FOLDER
+from trainers.json_lines import encode_line
 
 
 TEXT, WHOLE, REAL = datasets.Value("string"), datasets.Value("int64"), datasets.Value("float64")
@@ -37,7 +37,7 @@ def write_parquet(path: Path, rows: Sequence[dict[str, Any]], features: dict[str
 
 
 def write_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    path.write_bytes(b"".join(map(encode_line, rows)))
 
 
 def write_pictures(folder: Path, scenes: dict[str, Scene]) -> None:

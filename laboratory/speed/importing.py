@@ -13,12 +13,12 @@ from laboratory.speed.session import Session
 logger = logging.getLogger(__name__)
 
 _ROOT = Path(__file__).parents[2]
-_TIMED = "import time; s = time.perf_counter(); {statements}; print(time.perf_counter() - s)"
+_TIMED = "import time; s = time.process_time(); {statements}; print(time.process_time() - s)"
 _AUTO_CLASSES = "from transformers import AutoModel, AutoProcessor"
 
 
 def measure_import(session: Session) -> None:
-    """Seconds, as the median over pairs of processes."""
+    """Seconds of the processor, as the median over pairs of processes: other work on the machine does not count."""
     pairs = {
         "import/modeling-lion": (
             f"`import modeling_lion` beyond `{_AUTO_CLASSES}`",
