@@ -39,10 +39,11 @@ def read_lines(path: str | os.PathLike, skip_torn: bool = False) -> Iterator[tup
                 continue
             try:
                 record = json.loads(line)
-                if not isinstance(record, dict):
-                    raise ValueError(f"expected an object, got {type(record).__name__}")
             except ValueError as error:
                 if skip_torn:
                     continue
-                raise ValueError(f"{path}, line {number} is no JSON object: {error}") from error
-            yield number, record
+                raise ValueError(f"{path}, line {number} is no JSON: {error}") from error
+            if isinstance(record, dict):
+                yield number, record
+            elif not skip_torn:
+                raise ValueError(f"{path}, line {number} is no object: {line[:80]!r}")

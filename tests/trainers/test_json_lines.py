@@ -21,10 +21,10 @@ def test_records_come_back(tmp_path_factory, rows):
     assert len(file.read_bytes().split(b"\n")) == len(rows) + 1
 
 
-@pytest.mark.parametrize("torn", [b'{"a": 1', b"[1]\n", b"\xff\n"])
-def test_torn_lines(torn, tmp_path):
+@pytest.mark.parametrize(("torn", "problem"), [(b'{"a": 1', "JSON"), (b"[1]\n", "object"), (b"\xff\n", "JSON")])
+def test_torn_lines(torn, problem, tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_bytes(encode_line({"a": 1}) + b"\n" + torn)
-    with pytest.raises(ValueError, match=r"rows\.jsonl, line 3 is no JSON object"):
+    with pytest.raises(ValueError, match=rf"rows\.jsonl, line 3 is no {problem}"):
         list(read_lines(file))
     assert list(read_lines(file, skip_torn=True)) == [(1, {"a": 1})]
