@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -12,7 +12,7 @@ from typing import Any, Self
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object, parse_flag_from_env
-from datasets import Dataset, Features, Image, Value
+from datasets import Dataset, Features, Image, Value, load_from_disk
 from datasets.exceptions import DatasetsError
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -23,6 +23,7 @@ from processing_lion.image_processing_lion import LionImageProcessor
 from trainers.atomic import atomic_directory
 from trainers.opening import FILE_FORMATS, open_dataset
 from trainers.resumable_jsonl import ResumableJsonl
+from trainers.rows import is_address
 
 
 logger = logging.getLogger(__name__)
@@ -95,6 +96,23 @@ def _find_images(folder: Path) -> Iterator[str]:
         for name in files:
             if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES:
                 yield (Path(directory) / name).relative_to(folder).as_posix()
+
+
+class ImageFiles:
+    """
+    Images by their path; these are the `names`.
+
+    Args:
+        paths (`Iterable[str]`): Each path once.
+    """
+
+    key = "path"
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self.names: Sequence[str] = list(paths)
+
+    def __getitem__(self, index: int) -> str:
+        return self.names[index]
 
 
 class ImageColumn:
@@ -211,7 +229,9 @@ class TaggingReport:
 class _Preprocessed(torch.utils.data.Dataset):
     """Names with pixel values, or with the reason why there are none."""
 
-    def __init__(self, images: ImageFolder | ImageColumn, indices: list[int], processor: LionImageProcessor) -> None:
+    def __init__(
+        self, images: ImageFolder | ImageColumn | ImageFiles, indices: list[int], processor: LionImageProcessor
+    ) -> None:
         self.images = images
         self.indices = indices
         self.processor = processor
@@ -230,7 +250,7 @@ class _Preprocessed(torch.utils.data.Dataset):
 
 def tag_images(
     tagger: Tagger,
-    images: ImageFolder | ImageColumn,
+    images: ImageFolder | ImageColumn | ImageFiles,
     output: str | os.PathLike,
     *,
     language: str = "en",
@@ -246,7 +266,7 @@ def tag_images(
 
     Args:
         tagger (`Tagger`): the tagger.
-        images (`ImageFolder` or `ImageColumn`): the images.
+        images (`ImageFolder`, `ImageColumn` or `ImageFiles`): the images.
         output (`str`): the file.
         language (`str`): `"en"` or `"zh"`.
         tags_column (`str`): the field for the tags.
@@ -272,6 +292,8 @@ def tag_images(
     present = {record[images.key] for record in file.records()}
     waiting = [index for index, name in enumerate(images.names) if name not in present]
 
+    if state.is_main_process and waiting and is_address(images[waiting[0]]):
+        logger.warning("Images are fetched from addresses in the data set, the first: %.200s", images[waiting[0]])
     tagged, broken = 0, []
     share = waiting[state.process_index :: state.num_processes]
     loader = DataLoader(
@@ -335,11 +357,14 @@ def tag_to_dataset(
     """
     directory = Path(directory)
     dataset = images.to_dataset()
+    progress = directory.with_name(f"{directory.name}.tags.jsonl")
     if directory.exists():
-        raise ValueError(f"{directory} exists already")
+        if not progress.exists():
+            raise ValueError(f"{directory} exists already")
+        # The run that wrote it ended between its last two steps.
+        return _finish_dataset(directory, progress, images, tags_column)
     if tags_column in dataset.column_names:
         raise ValueError(f"tags_column {tags_column!r} is a column of the data set already")
-    progress = directory.with_name(f"{directory.name}.tags.jsonl")
     report = tag_images(tagger, images, progress, tags_column=tags_column, **options)
     state = _process_state()
     if state.is_main_process:
@@ -354,9 +379,29 @@ def tag_to_dataset(
     return report
 
 
+def _finish_dataset(
+    directory: Path, progress: Path, images: ImageFolder | ImageColumn, tags_column: str
+) -> TaggingReport:
+    """Clean up behind a data set that is complete: written elsewhere and renamed, its progress not yet removed."""
+    records = ResumableJsonl(progress, images.key).records()
+    try:
+        written = load_from_disk(str(directory))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{directory} exists already and is no data set ({error})") from error
+    if not isinstance(written, Dataset) or tags_column not in written.column_names or len(written) != len(records):
+        raise ValueError(f"{directory} exists already, and is not the data set whose tags are in {progress}")
+    state = _process_state()
+    state.wait_for_everyone()
+    if state.is_main_process:
+        progress.unlink()
+    present = {record[images.key] for record in records}
+    return TaggingReport(present=len(present), broken=[name for name in images.names if name not in present])
+
+
 __all__ = [
     "IMAGE_SUFFIXES",
     "ImageColumn",
+    "ImageFiles",
     "ImageFolder",
     "Tagger",
     "TaggingReport",

@@ -27,6 +27,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "accelerate launch -m lion_multimodal.cli.main eval ...",
     )
     parser.add_argument("--model", required=True, metavar="REPO_OR_DIR", help="checkpoint")
+    parser.add_argument("--adapter", metavar="REPO_OR_DIR", help="PEFT adapter on top of it, of `lion finetune`")
     parser.add_argument("--revision", help="branch, tag or commit of the checkpoint on the Hub")
     parser.add_argument("--benchmark", required=True, metavar="all|NAME[,NAME]", help="what to evaluate on")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for predictions and report")
@@ -114,6 +115,7 @@ def run(args: argparse.Namespace) -> int:
             args.model,
             benchmarks,
             args.output,
+            adapter=args.adapter,
             revision=args.revision,
             data_dir=args.data_dir,
             limit=args.limit,

@@ -21,6 +21,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--no-tags", action="store_true", help="leave the tag sentence out")
     parser.add_argument("--task", choices=["auto", "image_level", "region_level"], default="auto", help="routing")
     parser.add_argument("--model", metavar="REPO_OR_DIR", help="checkpoint (default: the nano in this package)")
+    parser.add_argument("--adapter", metavar="REPO_OR_DIR", help="PEFT adapter on top of it, of `lion finetune`")
     parser.add_argument("--device", help="for example cuda:0 or cpu (default: an accelerator where there is one)")
     parser.add_argument("--batch-size", type=int, default=1, help="pictures per forward pass (default: 1)")
     parser.add_argument("--num-beams", type=int, help="beams (default: the checkpoint's)")
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--tags and --no-tags exclude each other")
     from lion_multimodal.cli.asking import load_pipeline
 
-    pipe = load_pipeline(args.model, args.device)
+    pipe = load_pipeline(args.model, args.device, args.adapter)
     options: dict[str, Any] = {"prompt": args.prompt, "task": args.task, "batch_size": args.batch_size}
     options["tags"] = False if args.no_tags else args.tags
     limits = {"num_beams": args.num_beams, "max_new_tokens": args.max_new_tokens}

@@ -148,6 +148,7 @@ class Answerer:
         cls,
         name_or_path: str | os.PathLike,
         *,
+        adapter: str | os.PathLike | None = None,
         revision: str | None = None,
         tags: str = "tagger",
         batch_size: int = 16,
@@ -159,6 +160,7 @@ class Answerer:
 
         Args:
             name_or_path: directory of a checkpoint, or a repo on the Hub.
+            adapter: a PEFT adapter on top of it, as `lion finetune` writes it.
             revision: branch, tag or commit on the Hub.
             tags, batch_size: as above.
             dtype: a name of `DTYPES`; `"auto"` is the precision of the checkpoint's files. The tagger always runs in
@@ -193,6 +195,10 @@ class Answerer:
             # Straight to the device: of several processes, each would else hold the weights in the CPU's memory.
             device_map={"": device},
         )
+        if adapter is not None:
+            from trainers.finetune import attach_adapter  # PEFT takes seconds to load
+
+            model = attach_adapter(model, adapter).get_base_model()
         processor = LionProcessor.from_pretrained(source, revision=revision)
         return cls(model, processor, tagger, tags, batch_size, commit)
 

@@ -68,6 +68,7 @@ def evaluate(
     benchmarks: Sequence[Benchmark],
     output: str | os.PathLike,
     *,
+    adapter: str | os.PathLike | None = None,
     revision: str | None = None,
     data_dir: str | Path | None = None,
     limit: int | None = None,
@@ -92,6 +93,7 @@ def evaluate(
         model: directory of a checkpoint, or a repo on the Hub.
         benchmarks: the benchmarks.
         output: folder, created if need be.
+        adapter: a PEFT adapter on top of it; directory, or a repo on the Hub.
         revision: branch, tag or commit of the repo.
         data_dir: folder with a folder for each benchmark; by default rows come from the Hub.
         limit: ask the first examples of each benchmark only.
@@ -116,10 +118,17 @@ def evaluate(
 
     state = process_state(device)
     answerer = Answerer.from_pretrained(
-        model, revision=revision, tags=tags, batch_size=batch_size, dtype=dtype, device=device or state.device
+        model,
+        adapter=adapter,
+        revision=revision,
+        tags=tags,
+        batch_size=batch_size,
+        dtype=dtype,
+        device=device or state.device,
     )
     settings = {
         **_identity(model, answerer, state),
+        **_adapter_identity(adapter),
         "dtype": str(answerer.model.dtype).removeprefix("torch."),
         "tags": tags,
         "limit": limit,
@@ -164,6 +173,18 @@ def _identity(model: str | os.PathLike, answerer: Answerer, state: PartialState)
     # An empty string from the others.
     (checksum,) = filter(None, gather_object([checksum]))
     return {"model": directory.resolve().name, "revision": None, "weights_sha256": checksum}
+
+
+def _adapter_identity(adapter: str | os.PathLike | None) -> dict[str, Any]:
+    """Which adapter it is; nothing without one."""
+    if adapter is None:
+        return {}
+    weights = Path(adapter) / "adapter_model.safetensors"
+    if not weights.is_file():
+        return {"adapter": os.fspath(adapter)}
+    with weights.open("rb") as content:
+        checksum = hashlib.file_digest(content, "sha256").hexdigest()
+    return {"adapter": Path(adapter).resolve().name, "adapter_sha256": checksum}
 
 
 def examples_digest(examples: Iterable[Example], benchmark: Benchmark) -> str:

@@ -229,6 +229,24 @@ def test_an_interrupted_data_set_goes_on(tagger, dataset, tmp_path):
     assert tags == [["from before"], *by_hand(tagger, [picture(i) for i in range(1, 5)])]
 
 
+def test_a_data_set_interrupted_before_the_cleaning_up_is_finished(tagger, dataset, tmp_path, monkeypatch):
+    progress = tmp_path / "tagged.tags.jsonl"
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.unlink", lambda self, **kwargs: exec("raise KeyboardInterrupt"))
+        with pytest.raises(KeyboardInterrupt):
+            tag_to_dataset(tagger, ImageColumn(dataset), tmp_path / "tagged")
+    assert progress.exists()
+    report = tag_to_dataset(tagger, ImageColumn(dataset), tmp_path / "tagged")
+    assert (report.tagged, report.present) == (0, len(dataset))
+    assert not progress.exists()
+    with pytest.raises(ValueError, match="exists already"):
+        tag_to_dataset(tagger, ImageColumn(dataset), tmp_path / "tagged")
+    # Another's directory beside somebody's progress is no result.
+    progress.write_text('{"row": 0, "tags": []}\n')
+    with pytest.raises(ValueError, match="is not the data set whose tags are in"):
+        tag_to_dataset(tagger, ImageColumn(dataset), tmp_path / "tagged")
+
+
 def test_nothing_is_overwritten(tagger, dataset, tmp_path):
     (tmp_path / "there").mkdir()
     with pytest.raises(ValueError, match="exists"):
