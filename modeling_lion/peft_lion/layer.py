@@ -126,7 +126,11 @@ class LionAdapterLayer(LionTunerLayer):
         # Here, because this is what every way to switch adapters (PEFT's and transformers') comes through.
         active = [] if self.disable_adapters else [name for name in self.active_adapters if name in self.additions]
         branches = {branch for name in active for branch in self.visual_branches[name]}
-        self.lion.set_active_branches(sorted(branches) or self.lion.config.visual_branches)
+        config = self.lion.config
+        # The base, saved by itself, stays what it was.
+        self.lion.set_active_branches(
+            sorted(branches) or config.active_branches or config.visual_branches, in_config=False
+        )
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         adapted = None if self.disable_adapters else self._adapted(hidden_states)
@@ -171,6 +175,7 @@ class LionTrainedModuleLayer(LionTunerLayer):
     def __init__(self, base_layer: nn.Module, lion: "LionForConditionalGeneration"):
         super().__init__(base_layer, lion)
         self.lion_adapter_modules = nn.ModuleDict()
+        self.frozen_parts: dict[str, tuple[str, ...]] = {}
 
     def update_layer(self, adapter_name: str, config: LionAdapterConfig) -> None:
         """
@@ -186,6 +191,16 @@ class LionTrainedModuleLayer(LionTunerLayer):
             )
         with gather_params_ctx(list(self.base_layer.parameters())):
             self.lion_adapter_modules[adapter_name] = copy.deepcopy(self.base_layer)
+        is_mixture = isinstance(self.base_layer, MixtureOfAdapters)
+        self.frozen_parts[adapter_name] = tuple(config.frozen_parts) if is_mixture else ()
+
+    def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
+        super().set_adapter(adapter_names, inference_mode=inference_mode)
+        for adapter_name, parts in self.frozen_parts.items():
+            if adapter_name in self.additions:
+                for name, parameter in self.additions[adapter_name].named_parameters():
+                    if name.split(".")[0] in parts:
+                        parameter.requires_grad_(False)
 
     def wrapped_module(self) -> nn.Module:
         active = [] if self.disable_adapters else self.active_adapters

@@ -14,7 +14,7 @@ def source_table() -> str:
     ]
     for source in SOURCES.values():
         for kind in source.kinds:
-            name = f"[{source.title}](#{_anchor(source)}){f', {kind.name}' if kind.name else ''}"
+            name = f"[{source.title}](#{source.name}){f', {kind.name}' if kind.name else ''}"
             cells = (name, source.stage[-1], _rows(kind), f"{kind.weight:g}", source.licence)
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -25,10 +25,6 @@ def source_sections() -> str:
     return "\n\n".join(_section(source) for source in SOURCES.values())
 
 
-def _anchor(source: TrainingSource) -> str:
-    return source.name
-
-
 def _rows(kind: RowKind) -> str:
     return f"{'' if kind.exact else 'about '}{kind.expected['train']:,}"
 
@@ -37,10 +33,10 @@ def _section(source: TrainingSource) -> str:
     folders = " or ".join(f"`{folder}/`" for folder in source.folders)
     images = " or ".join(f"`{folder}/`" for folder in source.image_folders)
     lines = [
-        f"### {source.title} {{ #{_anchor(source)} }}",
+        f"### {source.name}",
         "",
-        f"`lion data prepare {source.name}`; from <{source.homepage.split(', ')[0]}>. Annotations in {folders}, images "
-        f"in {images}.",
+        f"{source.title}: `lion data prepare {source.name}`; from <{source.homepage.split(', ')[0]}>. Annotations in "
+        f"{folders}, images in {images}.",
         "",
         "| read from | schema | |",
         "|---|---|---|",
