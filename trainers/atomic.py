@@ -12,20 +12,20 @@ from typing import Any
 
 
 PARTIAL_SUFFIX = ".partial"
-"""What unfinished files and folders have behind their names. What an interrupted run leaves there is replaced."""
+"""What unfinished files (before their suffix) and folders have in their names; the next run replaces them."""
 
 
 @contextmanager
 def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
     """
-    A path beside `path` to write a file to. When the block ends, the file is on the disk and takes its name; of one
-    that was not written to its end, an earlier `path` is left as it was.
+    A path beside `path`, with the same suffix, to write a file to. When the block ends, the file is on the disk and
+    takes its name; of one that was not written to its end, an earlier `path` is left as it was.
 
     Args:
         path (`str` or `os.PathLike`): The file; its folder exists.
     """
     path = Path(path)
-    partial = path.with_name(path.name + PARTIAL_SUFFIX)
+    partial = path.with_name(f"{path.stem}{PARTIAL_SUFFIX}{path.suffix}")
     try:
         yield partial
         _flush(partial)
@@ -77,6 +77,19 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 def write_json(path: str | os.PathLike, content: Any, indent: int = 2) -> None:
     """Write a JSON file in UTF-8, whole or not at all."""
     write_text(path, json.dumps(content, indent=indent, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """
+    What a JSON file holds.
+
+    Raises:
+        ValueError: the file is torn or no JSON; it is named.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON file, or only a part of one: {error}") from error
 
 
 def _flush(path: Path) -> None:

@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     """
     from lion_multimodal.cli.asking import load_pipeline
     from processing_lion import draw_boxes, load_image
+    from trainers.atomic import atomic_file
 
     output = Path(args.output)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -72,9 +73,11 @@ def run(args: argparse.Namespace) -> int:
         drawing, scale = enlarge(item.picture)
         found = [(box, exchange.about) for exchange in item.exchanges for box in exchange.boxes or []]
         boxes = [[side * scale for side in box] for box, _ in found]
-        draw_boxes(drawing, boxes, [about for _, about in found]).save(output)
+        sheet = draw_boxes(drawing, boxes, [about for _, about in found])
     else:
-        contact_sheet(shown).save(output)
+        sheet = contact_sheet(shown)
+    with atomic_file(output) as partial:
+        sheet.save(partial)
     print(f"drawn     {output.resolve()}")
     return 0
 
