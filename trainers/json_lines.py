@@ -21,21 +21,24 @@ def append_lines(path: str | os.PathLike, records: Iterable[Mapping[str, Any]]) 
         file.write(b"".join(map(encode_line, records)))
 
 
-def read_lines(path: str | os.PathLike, skip_torn: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_lines(
+    path: str | os.PathLike, skip_torn: bool = False, skip_empty: bool = True
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """
-    The records of a file with the numbers of their lines, the first of which is 1. Empty lines are passed over.
+    The records of a file with the numbers of their lines, the first of which is 1.
 
     Args:
         path (`str` or `os.PathLike`): The file.
         skip_torn (`bool`, *optional*, defaults to `False`):
             Whether lines that hold no object are passed over, as interrupted runs leave them.
+        skip_empty (`bool`, *optional*, defaults to `True`): Whether empty lines are passed over.
 
     Raises:
         ValueError: a line holds no object; file and line are named.
     """
     with Path(path).open("rb") as lines:
         for number, line in enumerate(lines, start=1):
-            if not line.strip():
+            if skip_empty and not line.strip():
                 continue
             try:
                 record = json.loads(line)

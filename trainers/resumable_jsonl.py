@@ -93,7 +93,7 @@ class ResumableJsonl:
     def _read(self, path: Path) -> list[dict[str, Any]]:
         fields = (self.key, *self.fields)
         records = []
-        for number, record in read_lines(path) if path.exists() else ():
+        for number, record in read_lines(path, skip_empty=False) if path.exists() else ():
             if any(field not in record for field in fields):
                 raise ValueError(f"{path}, line {number}: expected a record with {' and '.join(map(repr, fields))}")
             records.append(record)

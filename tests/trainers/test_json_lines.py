@@ -28,3 +28,5 @@ def test_torn_lines(torn, problem, tmp_path):
     with pytest.raises(ValueError, match=rf"rows\.jsonl, line 3 is no {problem}"):
         list(read_lines(file))
     assert list(read_lines(file, skip_torn=True)) == [(1, {"a": 1})]
+    with pytest.raises(ValueError, match="line 2 is no JSON"):
+        list(read_lines(file, skip_empty=False))
