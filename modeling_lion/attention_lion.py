@@ -39,10 +39,17 @@ def attend(
     Returns:
         `torch.Tensor` of shape `(batch_size, num_queries, num_heads * head_dim)`.
     """
+    return attend_with_weights(module, query, key, value, dropout)[0]
+
+
+def attend_with_weights(
+    module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, dropout: float
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """As [`attend`], with the weights `(batch_size, num_heads, num_queries, num_keys)`, or None where none are made."""
     function = eager_attention_forward
     if module.config._attn_implementation not in (None, "eager"):
         function = ALL_ATTENTION_FUNCTIONS[module.config._attn_implementation]
-    attended, _ = function(
+    attended, weights = function(
         module,
         query,
         key,
@@ -51,4 +58,4 @@ def attend(
         scaling=query.shape[-1] ** -0.5,
         dropout=dropout if module.training else 0.0,
     )
-    return attended.flatten(2)
+    return attended.flatten(2), weights

@@ -343,3 +343,6 @@ _PRESETS: dict[str, dict] = {
         "num_query_tokens": 8,
     },
 }
+
+
+# Made by write_code, of all code in this folder: 1e8bdd00613ce085c3e9bf6df613b3b0

@@ -221,3 +221,6 @@ def _validate_swin(config: SwinConfig) -> None:
 
 
 __all__ = ["RamConfig"]
+
+
+# Made by write_code, of all code in this folder: 1e8bdd00613ce085c3e9bf6df613b3b0
