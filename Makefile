@@ -60,6 +60,7 @@ smoke-%: %/.installed
 lint: $(NEWEST)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 types: $(NEWEST)/.installed
 	$(BIN)/mypy
@@ -117,4 +118,5 @@ $(TORCHAO)/.installed: $(NEWEST)/.installed
 	touch $@
 
 clean:
-	rm -rf $(FULL) $(CORE) $(SMALL) $(TORCHAO) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(FULL) $(CORE) $(SMALL) $(TORCHAO) .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+		.import_linter_cache

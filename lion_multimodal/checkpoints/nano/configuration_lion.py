@@ -349,4 +349,4 @@ _PRESETS: dict[str, dict] = {
 }
 
 
-# Made by write_code, of all code in this folder: 258cf38988ae0ca36eaf401d59033b4a
+# Made by write_code, of all code in this folder: f71d800b8dbe169cfba23f0d5e8cb019
