@@ -38,6 +38,7 @@ LION_CODE = tuple(
             "modeling_lion/pipeline_lion.py",
             "modeling_lion/tagger_lion.py",
             "modeling_lion/vision_aggregator_lion.py",
+            "modeling_lion/vision_model_lion.py",
         }
     )
 )
