@@ -1,10 +1,15 @@
 """Multi-head attention by the implementation that a configuration names: what all of LION's own layers share."""
 
+import inspect
 from typing import Any
 
 import torch
 from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+
+# Whether flex attention adds a bias of every head (transformers 5) or would leave it out without a word.
+FLEX_TAKES_BIAS = "position_bias" in inspect.signature(ALL_ATTENTION_FUNCTIONS["flex_attention"]).parameters
 
 
 class MultiHeadAttention(nn.Module):

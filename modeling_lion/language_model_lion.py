@@ -23,7 +23,7 @@ from transformers.modeling_outputs import (
 )
 
 from configuration_lion.configuration_lion import LionMixtureOfAdaptersConfig
-from modeling_lion.attention_lion import MultiHeadAttention
+from modeling_lion.attention_lion import FLEX_TAKES_BIAS, MultiHeadAttention
 from modeling_lion.mixture_of_adapters_lion import LevelRouting, LionAdapter, MixtureOfAdapters
 
 
@@ -344,7 +344,7 @@ class LionT5PreTrainedModel(PreTrainedModel):
     base_model_prefix = "transformer"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _supports_flex_attn = True
+    _supports_flex_attn = FLEX_TAKES_BIAS
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     _no_split_modules = ["LionT5Block"]
@@ -448,7 +448,12 @@ class LionT5Stack(LionT5PreTrainedModel):
             inputs_embeds = self.embed_tokens(input_ids)
         hidden_states = self.dropout(inputs_embeds)  # (rows, length, d_model)
         start = 0 if past_key_values is None else past_key_values.get_seq_length()
-        positions = torch.arange(hidden_states.shape[1], device=hidden_states.device) + start  # (length,)
+        length = hidden_states.shape[1]
+        positions = torch.arange(length, device=hidden_states.device) + start  # (length,)
+        # (The start is a tensor in a static cache.)
+        if attention_mask is not None and isinstance(start, int) and attention_mask.shape[1] != start + length:
+            name = "decoder_attention_mask" if self.is_decoder else "attention_mask"
+            raise ValueError(f"`{name}` must have {start + length} columns, got {attention_mask.shape[1]}.")
         if attention_mask is not None and not self.is_decoder and _is_full(attention_mask):
             attention_mask = None
         encoder_attention_bias = None

@@ -18,6 +18,7 @@ from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 from transformers.utils import ModelOutput, logging
 
 from configuration_lion.configuration_lion import LEVELS, LionConfig
+from modeling_lion.attention_lion import FLEX_TAKES_BIAS
 from modeling_lion.hub_lion import LION_AUTO_MAP, LION_CODE, LION_PIPELINES, SelfContainedModel
 from modeling_lion.language_model_lion import LionT5ForConditionalGeneration
 from modeling_lion.mixture_of_adapters_lion import LevelRouting
@@ -98,6 +99,7 @@ class LionPreTrainedModel(SelfContainedModel):
         "LionVisionBlock",
     ]
     _skip_keys_device_placement = ["past_key_values"]
+    _supports_flex_attn = FLEX_TAKES_BIAS
     _can_compile_fullgraph = True
     _auto_map: ClassVar[dict[str, str]] = LION_AUTO_MAP
     _custom_pipelines: ClassVar[dict[str, Any]] = LION_PIPELINES
@@ -237,6 +239,16 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         self.language_model.set_output_embeddings(new_embeddings)
+
+    def get_submodule(self, target: str) -> nn.Module:
+        # What PEFT's prompt learning asks every model for. It would put its embeddings in front of LION's and call
+        # `generate` without them.
+        if target == "embeddings.word_embeddings":
+            raise ValueError(
+                "Prompt learning (prompt, prefix and P-tuning) can't be used: LION makes the embeddings that its LLM "
+                "reads itself, visual tokens first. LoRA and LION_ADAPTER can."
+            )
+        return super().get_submodule(target)
 
     def get_encoder(self, modality: str | None = None) -> nn.Module:
         """The encoder of the LLM, or with `modality="image"` the vision tower."""
@@ -462,7 +474,7 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
                     "latter); to get an answer, call `generate`."
                 )
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
-            if decoder_attention_mask is None:
+            if decoder_attention_mask is None and "past_key_values" not in kwargs:
                 decoder_attention_mask = (labels != _IGNORED_LABEL).long()
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
