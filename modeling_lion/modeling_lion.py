@@ -19,11 +19,12 @@ from transformers.utils import ModelOutput, logging
 
 from configuration_lion.configuration_lion import LEVELS, LionConfig
 from modeling_lion.attention_lion import FLEX_TAKES_BIAS
-from modeling_lion.hub_lion import LION_AUTO_MAP, LION_CODE, LION_PIPELINES, SelfContainedModel
+from modeling_lion.hub_lion import LION_AUTO_MAP, LION_PIPELINES, SelfContainedModel
 from modeling_lion.language_model_lion import LionT5ForConditionalGeneration
 from modeling_lion.mixture_of_adapters_lion import LevelRouting
 from modeling_lion.vision_aggregator_lion import LionVisionAggregator, LionZeroInitLinear
 from modeling_lion.vision_model_lion import LionVisionModel
+from processing_lion.remote_code_lion import LION_CODE
 
 
 logger = logging.get_logger(__name__)

@@ -1,7 +1,16 @@
 """Pixels and words in, words and boxes out: image processor, processor, prompts, grounding."""
 
-from processing_lion.grounding_lion import box_iou, draw_boxes, format_box, label_boxes, parse_boxes, to_pixels
+from processing_lion.drawing_lion import draw_boxes
+from processing_lion.grounding_lion import (
+    box_iou,
+    format_box,
+    intersection_over_union,
+    label_boxes,
+    parse_boxes,
+    to_pixels,
+)
 from processing_lion.image_processing_lion import LionImageProcessor, load_image, load_images
+from processing_lion.levels_lion import LEVELS, TASKS, infer_level, infer_task
 from processing_lion.processing_lion import LionProcessor, add_qformer_bos_token
 from processing_lion.prompts_lion import (
     PROMPT_TEMPLATES,
@@ -10,10 +19,10 @@ from processing_lion.prompts_lion import (
     format_prompt,
     format_tags,
 )
-from processing_lion.tasks_lion import TASKS, infer_task
 
 
 __all__ = [
+    "LEVELS",
     "PROMPT_TEMPLATES",
     "SOFT_PROMPT_TOKEN",
     "TASKS",
@@ -26,7 +35,9 @@ __all__ = [
     "format_box",
     "format_prompt",
     "format_tags",
+    "infer_level",
     "infer_task",
+    "intersection_over_union",
     "label_boxes",
     "load_image",
     "load_images",
