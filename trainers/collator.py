@@ -9,8 +9,8 @@ import numpy as np
 import PIL.Image
 import torch
 
-from configuration_lion import TASKS
-from processing_lion import infer_task
+from configuration_lion import LEVELS
+from processing_lion import infer_level
 from trainers.augmentation import Augmentation
 from trainers.rows import (
     BadRows,
@@ -43,7 +43,7 @@ class LionDataCollator:
     Args:
         processor ([`LionProcessor`]): Makes tensors.
         augmentation ([`Augmentation`], *optional*): None for evaluation.
-        augmented_levels (`Collection[str]`, *optional*): Task levels whose rows are augmented.
+        augmented_levels (`Collection[str]`, *optional*): Levels whose rows are augmented.
         seed (`int`, *optional*): With the epoch and a row's source and index, it alone decides about its augmentation:
             neither order nor number of earlier rows matters.
         bad_rows ([`BadRows`], *optional*): Skips and logs by default.
@@ -57,9 +57,9 @@ class LionDataCollator:
         seed: int = 42,
         bad_rows: BadRows | None = None,
     ):
-        unknown = set(augmented_levels) - set(TASKS)
+        unknown = set(augmented_levels) - set(LEVELS)
         if unknown:
-            raise ValueError(f"`augmented_levels` must be among {list(TASKS)}, got {sorted(unknown)}.")
+            raise ValueError(f"`augmented_levels` must be among {list(LEVELS)}, got {sorted(unknown)}.")
         self.processor = processor
         self.augmentation = augmentation
         self.augmented_levels = frozenset(augmented_levels)
@@ -82,7 +82,7 @@ class LionDataCollator:
             images=[e["image"] for e in examples],
             text=[e["prompt"] for e in examples],
             tags=[e["tags"] for e in examples],
-            task=[e["task"] for e in examples],
+            level=[e["level"] for e in examples],
             answers=[e["completion"] for e in examples],
             return_tensors="pt",
         )
@@ -93,7 +93,7 @@ class LionDataCollator:
 
     def _read(self, row: Mapping[str, Any]) -> dict[str, Any]:
         prompt, completions = read_text(row.get("prompt")), read_completions(row.get("completion"))
-        level = row.get("level") or (row["task"] if row.get("task") in TASKS else "auto")
+        level = row.get("level") or (row["task"] if row.get("task") in LEVELS else "auto")
         source = row.get("source") or "rows"
         # Rows of a data set that nobody numbered are told apart by what they say.
         index = row.get("index")
@@ -108,20 +108,20 @@ class LionDataCollator:
             self.bad_rows.report(source, index, str(error))
             return _UNUSABLE
 
-        task = infer_task(prompt) if level == "auto" else level
+        level = infer_level(prompt) if level == "auto" else level
         completion = completions[0]
         if self.augmentation is not None:
             name = zlib.crc32(str(source).encode())
             rng = np.random.default_rng([self.seed, int(self._epoch), name, index, row.get("position") or 0])
             completion = completions[int(rng.integers(len(completions)))]
             augment = row.get("augment")
-            if task in self.augmented_levels if augment is None else augment:
+            if level in self.augmented_levels if augment is None else augment:
                 image, (prompt, completion) = self.augmentation(image, [prompt, completion], rng)
         return {
             "image": image,
             "prompt": prompt,
             "tags": read_tags(row.get("tags")),
-            "task": task,
+            "level": level,
             "completion": completion,
             "unusable": False,
         }
@@ -131,7 +131,7 @@ _UNUSABLE = {
     "image": PIL.Image.new("RGB", (32, 32)),
     "prompt": "",
     "tags": None,
-    "task": "image_level",
+    "level": "image_level",
     "completion": "",
     "unusable": True,
 }

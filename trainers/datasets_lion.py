@@ -279,7 +279,7 @@ class _RowReader:
         if level == "column":
             level = row[self.columns["level"]] or "auto"
         elif level == "auto" and source.template is not None:
-            level = PROMPT_TEMPLATES[source.template].task
+            level = PROMPT_TEMPLATES[source.template].level
         return {
             "prompt": prompt,
             "completion": completions,

@@ -7,7 +7,7 @@ from typing import Any
 
 from peft import PeftConfig
 
-from configuration_lion.configuration_lion import BRANCH_OF_ADAPTER, SHARED_ADAPTER, TASKS, VISUAL_BRANCHES
+from configuration_lion.configuration_lion import BRANCH_OF_ADAPTER, LEVELS, SHARED_ADAPTER, VISUAL_BRANCHES
 
 
 class LionPeftType(str):
@@ -20,7 +20,7 @@ class LionPeftType(str):
 
 LION_ADAPTER = LionPeftType("LION_ADAPTER")
 
-_POSSIBLE_ADAPTERS = [[SHARED_ADAPTER], *([task] for task in TASKS), list(TASKS)]
+_POSSIBLE_ADAPTERS = [[SHARED_ADAPTER], *([level] for level in LEVELS), list(LEVELS)]
 _REPO_NAME = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)?")
 # The last sub-layer of every T5 block, where the adapters stand.
 _FEED_FORWARD_LAYERS = r"language_model\.(encoder\.block\.\d+\.layer\.1|decoder\.block\.\d+\.layer\.2)"
@@ -35,7 +35,7 @@ class LionAdapterConfig(PeftConfig):
     Args:
         adapters (`list[str]`, *optional*, defaults to `["image_level"]`):
             `["image_level"]` (stage 1), `["region_level"]` (stage 2), `["region_level", "image_level"]` (stage 3, with
-            the router) or `["shared"]` (one adapter that belongs to no task).
+            the router) or `["shared"]` (one adapter that belongs to no level).
         bottleneck_size (`int`, *optional*, defaults to 64): Width of each adapter's hidden layer.
         trained_modules (`list[str]`, *optional*, defaults to `[]`):
             Modules outside of the LLM that this stage trains, by their names in LION, for example `"qformer"`,

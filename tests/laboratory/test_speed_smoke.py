@@ -34,7 +34,7 @@ def run_tiny(output, *only: str) -> dict:
 def test_every_comparison_runs_resumes_and_is_reported(tmp_path):
     names = [
         "beam-search/batch-8-beam-5",
-        "decode-step/beam-5-batch-8-mixed-tasks",
+        "decode-step/beam-5-batch-8-mixed-levels",
         "instructblip/beam-5-batch-8",
         "questions/both-branches-greedy",
         "training-step/stage3",

@@ -28,6 +28,14 @@ def tiny_config(**changes) -> LionConfig:
     return load_golden("all").config(**{"vision_config": vision, "aggregator_config": aggregator, **changes})
 
 
+def stock_t5(config: LionConfig, **changes) -> T5ForConditionalGeneration:
+    """transformers' own LLM of that size, with the attention that all versions have."""
+    text_config = copy.deepcopy(config.text_config)
+    text_config._attn_implementation = "eager"
+    text_config.update(changes)
+    return T5ForConditionalGeneration(text_config).eval()
+
+
 @pytest.fixture
 def inputs(golden_all):
     return golden_all.inputs
@@ -38,8 +46,8 @@ def labels(golden_all):
     return golden_all.labels
 
 
-def tasks(*task_ids: int) -> torch.Tensor:
-    return torch.tensor(task_ids)
+def levels(*level_ids: int) -> torch.Tensor:
+    return torch.tensor(level_ids)
 
 
 class TestInitialisation:
@@ -49,8 +57,8 @@ class TestInitialisation:
         missing, unexpected = without.load_state_dict(with_adapters.state_dict(), strict=False)
         assert not missing
         assert all(".adapter." in name for name in unexpected)
-        for task in (0, 1):
-            logits = with_adapters(**inputs, labels=labels, task_ids=torch.full((3,), task)).logits
+        for level in (0, 1):
+            logits = with_adapters(**inputs, labels=labels, level_ids=torch.full((3,), level)).logits
             assert torch.equal(logits, without(**inputs, labels=labels).logits)
 
     def test_an_untrained_aggregator_only_normalises(self):
@@ -93,8 +101,8 @@ class TestInputs:
             ({"pixel_values": None}, "pixel_values.*image_features"),
             ({"input_ids": None}, "input_ids"),
             ({"qformer_input_ids": None}, "qformer_input_ids"),
-            ({"task_ids": tasks(0, 1)}, r"task_ids.*\(3,\)"),
-            ({"task_ids": tasks(0, 1, 2)}, "task_ids.*2.*region_level"),
+            ({"level_ids": levels(0, 1)}, r"level_ids.*\(3,\)"),
+            ({"level_ids": levels(0, 1, 2)}, "level_ids.*2.*region_level"),
             ({"pixel_values": torch.zeros(2, 3, 28, 28)}, "2 pictures for 3 instructions"),
         ],
     )
@@ -103,12 +111,12 @@ class TestInputs:
         with pytest.raises(ValueError, match=message):
             getattr(lion, method)(**{**inputs, **changes})
 
-    def test_image_level_is_the_default_task(self, lion, inputs, labels):
-        expected = lion(**inputs, labels=labels, task_ids=tasks(1, 1, 1)).logits
+    def test_image_level_is_the_default(self, lion, inputs, labels):
+        expected = lion(**inputs, labels=labels, level_ids=levels(1, 1, 1)).logits
         assert torch.equal(lion(**inputs, labels=labels).logits, expected)
 
-    def test_the_llm_alone_refuses_to_guess_a_task(self, lion, inputs):
-        with pytest.raises(RuntimeError, match="task_ids"):
+    def test_the_llm_alone_refuses_to_guess_a_level(self, lion, inputs):
+        with pytest.raises(RuntimeError, match="level_ids"):
             lion.language_model(input_ids=inputs["input_ids"], decoder_input_ids=inputs["input_ids"][:, :2])
 
     def test_loss_is_a_share_of_the_items_in_the_batch(self, lion, inputs, labels):
@@ -174,9 +182,9 @@ class TestImageFeatures:
 
 
 class TestRouting:
-    def test_two_threads_with_two_tasks_share_a_model(self, lion, inputs):
-        def answer(task: int) -> torch.Tensor:
-            return lion.generate(**inputs, task_ids=torch.full((3,), task), max_new_tokens=NEW_TOKENS)
+    def test_two_threads_with_two_levels_share_a_model(self, lion, inputs):
+        def answer(level: int) -> torch.Tensor:
+            return lion.generate(**inputs, level_ids=torch.full((3,), level), max_new_tokens=NEW_TOKENS)
 
         alone = [answer(0), answer(1)]
         assert not torch.equal(*alone)
@@ -186,7 +194,7 @@ class TestRouting:
             assert torch.equal(ids, alone[i % 2])
 
     @pytest.mark.parametrize("gradient_checkpointing_kwargs", [None, {"use_reentrant": True}], ids=str)
-    def test_gradient_checkpointing_keeps_the_tasks(self, inputs, labels, gradient_checkpointing_kwargs):
+    def test_gradient_checkpointing_keeps_the_levels(self, inputs, labels, gradient_checkpointing_kwargs):
         """With a frozen tower, whose outputs need no gradient."""
         golden = load_golden("all")
         config = golden.config()
@@ -200,7 +208,7 @@ class TestRouting:
 
         def gradients() -> dict[str, torch.Tensor]:
             model.zero_grad()
-            model(**inputs, labels=labels, task_ids=tasks(0, 1, 0)).loss.backward()
+            model(**inputs, labels=labels, level_ids=levels(0, 1, 0)).loss.backward()
             return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
         plain = gradients()
@@ -210,12 +218,12 @@ class TestRouting:
         for name in plain:
             assert torch.allclose(plain[name], again[name], rtol=1e-3, atol=1e-4), name
 
-    def test_sampling_and_return_sequences_keep_the_tasks(self, lion, inputs):
-        def sample(task_ids: torch.Tensor) -> torch.Tensor:
+    def test_sampling_and_return_sequences_keep_the_levels(self, lion, inputs):
+        def sample(level_ids: torch.Tensor) -> torch.Tensor:
             torch.manual_seed(0)
             return lion.generate(
                 **inputs,
-                task_ids=task_ids,
+                level_ids=level_ids,
                 do_sample=True,
                 num_beams=1,
                 num_return_sequences=4,
@@ -223,7 +231,7 @@ class TestRouting:
                 min_new_tokens=NEW_TOKENS,
             )
 
-        region, mixed = sample(tasks(0, 0, 0)), sample(tasks(0, 1, 0))
+        region, mixed = sample(levels(0, 0, 0)), sample(levels(0, 1, 0))
         assert mixed.shape == (12, NEW_TOKENS + 1)
         assert torch.equal(mixed[:4], region[:4])
         assert not torch.equal(mixed[4:8], region[4:8])
@@ -248,7 +256,7 @@ class TestGeneration:
         for block in [*model.language_model.encoder.block, *model.language_model.decoder.block]:
             for adapter in block.layer[-1].adapter.adapters:
                 adapter.scale.data.zero_()
-        stock = T5ForConditionalGeneration(lion.config.text_config).eval()
+        stock = stock_t5(lion.config)
         weights = {k: v for k, v in model.language_model.state_dict().items() if ".adapter." not in k}
         stock.lm_head = torch.nn.Linear(*reversed(weights["lm_head.weight"].shape), bias=False)
         stock.load_state_dict(weights)
@@ -286,13 +294,13 @@ class TestScoring:
     @pytest.mark.parametrize("length_normalize", [False, True])
     @torch.no_grad()
     def test_equals_one_forward_per_candidate(self, lion, inputs, labels, length_normalize):
-        task_ids = tasks(1, 0, 1)
+        level_ids = levels(1, 0, 1)
         candidates = labels[:, None].expand(3, 3, -1).transpose(0, 1)  # every answer for every question
-        scores = lion.score_candidates({**inputs, "task_ids": task_ids}, candidates, length_normalize)
+        scores = lion.score_candidates({**inputs, "level_ids": level_ids}, candidates, length_normalize)
         assert scores.shape == (3, 3)
         for column in range(3):
             answer = labels[column : column + 1].expand(3, -1)
-            logits = lion(**inputs, task_ids=task_ids, labels=answer).logits.log_softmax(-1)
+            logits = lion(**inputs, level_ids=level_ids, labels=answer).logits.log_softmax(-1)
             mask = answer != -100
             tokens = logits.gather(-1, answer.clamp(min=0)[..., None])[..., 0] * mask
             expected = tokens.sum(-1) / (mask.sum(-1) if length_normalize else 1)
@@ -326,8 +334,8 @@ class TestAsAPretrainedModel:
         assert torch.allclose(reloaded(**inputs, labels=labels).loss, lion(**inputs, labels=labels).loss)
 
     @pytest.mark.parametrize("share", [0.5, 0.25])
-    @pytest.mark.parametrize("task_ids", [(0, 1, 0), (1, 1, 1)])
-    def test_offloaded_to_disk(self, lion, inputs, labels, tmp_path, share, task_ids):
+    @pytest.mark.parametrize("level_ids", [(0, 1, 0), (1, 1, 1)])
+    def test_offloaded_to_disk(self, lion, inputs, labels, tmp_path, share, level_ids):
         lion.save_pretrained(tmp_path, max_shard_size="1MB")
         offloaded = LionForConditionalGeneration.from_pretrained(
             tmp_path,
@@ -336,7 +344,7 @@ class TestAsAPretrainedModel:
             offload_folder=tmp_path / "offload",
         )
         assert set(offloaded.hf_device_map.values()) == {"cpu", "disk"}
-        routed = {**inputs, "task_ids": tasks(*task_ids)}
+        routed = {**inputs, "level_ids": levels(*level_ids)}
         with torch.no_grad():
             expected = lion(**routed, labels=labels).logits
             assert torch.allclose(offloaded(**routed, labels=labels).logits, expected, atol=1e-4)
@@ -354,21 +362,21 @@ class TestAsAPretrainedModel:
         assert half.language_projection.weight.dtype == dtype
         assert half.language_model.shared.weight.dtype == dtype
         expected = lion(**inputs, labels=labels)
-        outputs = half(**inputs, labels=labels, task_ids=tasks(0, 1, 1))
-        mixed = lion(**inputs, labels=labels, task_ids=tasks(0, 1, 1))
+        outputs = half(**inputs, labels=labels, level_ids=levels(0, 1, 1))
+        mixed = lion(**inputs, labels=labels, level_ids=levels(0, 1, 1))
         assert abs(outputs.loss - mixed.loss) < 0.05 * expected.loss
-        assert half.generate(**inputs, task_ids=tasks(0, 1, 1), max_new_tokens=4).shape[0] == 3
+        assert half.generate(**inputs, level_ids=levels(0, 1, 1), max_new_tokens=4).shape[0] == 3
 
     def test_forward_compiles_as_one_graph(self, inputs, labels):
         model = LionForConditionalGeneration(tiny_config()).eval()
-        arguments = {**inputs, "labels": labels, "task_ids": tasks(0, 1, 0)}
+        arguments = {**inputs, "labels": labels, "level_ids": levels(0, 1, 0)}
         compiled = torch.compile(model, backend="eager", fullgraph=True)
         with torch.no_grad():
             assert torch.allclose(compiled(**arguments).logits, model(**arguments).logits, atol=1e-4)
 
     def test_training_reaches_every_part_but_nothing_else(self, inputs, labels):
         model = load_golden_model("all").train()
-        model(**inputs, labels=labels, task_ids=tasks(0, 1, 0)).loss.backward()
+        model(**inputs, labels=labels, level_ids=levels(0, 1, 0)).loss.backward()
         without = {n for n, p in model.named_parameters() if p.grad is None}
         # The Q-Former's last text path ends behind its last self-attention.
         assert without <= {n for n in without if n.startswith("qformer.encoder.layer.3.")}
@@ -388,7 +396,7 @@ class TestAsAPretrainedModel:
             lion = LionForConditionalGeneration(config)
             tower = InstructBlipVisionModel(config.vision_config)
             qformer = InstructBlipQFormerModel(config.qformer_config)
-            llm = T5ForConditionalGeneration(config.text_config)
+            llm = stock_t5(config)
 
         def linear(size: int, output_size: int) -> int:
             return size * output_size + output_size

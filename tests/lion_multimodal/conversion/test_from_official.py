@@ -65,8 +65,8 @@ def test_every_number_arrives_and_comes_back(tmp_path, layout):
 
     loaded, report = LionForConditionalGeneration.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not any(report.values())
-    task_ids = torch.zeros(3, dtype=torch.long)
-    logits = loaded(**golden.inputs, labels=golden.labels, task_ids=task_ids).logits
+    level_ids = torch.zeros(3, dtype=torch.long)
+    logits = loaded(**golden.inputs, labels=golden.labels, level_ids=level_ids).logits
     torch.testing.assert_close(logits, golden.tensors["logits_region_level"], rtol=1e-3, atol=1e-3)
 
     to_official(tmp_path / "out", tmp_path / "official.safetensors")
