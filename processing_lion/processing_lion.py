@@ -401,7 +401,7 @@ class LionProcessor(ProcessorMixin):
         }
 
     def _warn_of_unknown_tokens(self, sequences: list[list[int]], unknown: int | None) -> None:
-        share = sum(ids.count(unknown) for ids in sequences) / sum(len(ids) - 1 for ids in sequences)
+        share = sum(ids.count(unknown) for ids in sequences) / max(1, sum(len(ids) - 1 for ids in sequences))
         if unknown is not None and share > _UNKNOWN_SHARE and self not in _WARNED:
             _WARNED.add(self)
             logger.warning(
