@@ -17,7 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from lion_multimodal.evaluation.benchmark import Benchmark, Example, HubDataset
-from lion_multimodal.evaluation.benchmarks.row import PictureCell, Row, open_picture
+from lion_multimodal.evaluation.benchmarks.row import PictureCell, Row, decode_picture
 from trainers.record import RECORD_ERRORS, describe_problem
 
 
@@ -122,15 +122,16 @@ def read_examples(benchmark: Benchmark, data_dir: str | Path | None = None, limi
 
 def load_image(example: Example) -> Image.Image:
     """
-    The picture of an example, decoded, in RGB.
+    The picture of an example, decoded as LION's processor does, in RGB.
 
     Raises:
         ValueError: it is missing or cannot be decoded; names the example.
     """
     try:
-        return open_picture(example.image).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"the picture of {example.id} cannot be read: {error}") from error
+        return decode_picture(example.image)
+    except ValueError as error:
+        reason = str(error).removeprefix("the picture cannot be read: ")
+        raise ValueError(f"the picture of {example.id} cannot be read: {reason}") from error
 
 
 def _leave_out(unusable: list[dict[str, Any]], name: str, number: int, identifier: str, reason: str) -> None:
