@@ -81,5 +81,5 @@ def load_golden_model(layout: str, attn_implementation: str = "sdpa"):
     golden = load_golden(layout)
     config = golden.config()
     model = LionForConditionalGeneration._from_config(config, attn_implementation=attn_implementation)
-    model.load_state_dict(convert_lion_checkpoint(golden.official_state_dict, config), strict=False)
+    model.load_state_dict(convert_lion_checkpoint(golden.official_state_dict, config))
     return model.eval()

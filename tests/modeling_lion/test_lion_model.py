@@ -1,6 +1,8 @@
 """How LION behaves as a transformers model; its numbers are in test_lion_parity.py."""
 
 import copy
+import logging
+import math
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -10,7 +12,10 @@ from transformers import (
     InstructBlipQFormerModel,
     InstructBlipVisionModel,
     T5ForConditionalGeneration,
+    Trainer,
+    TrainingArguments,
 )
+from transformers.utils import logging as transformers_logging
 
 from configuration_lion import LionConfig
 from modeling_lion import LionForConditionalGeneration
@@ -104,12 +109,73 @@ class TestInputs:
             ({"level_ids": levels(0, 1)}, r"level_ids.*\(3,\)"),
             ({"level_ids": levels(0, 1, 2)}, "level_ids.*2.*region_level"),
             ({"pixel_values": torch.zeros(2, 3, 28, 28)}, "2 pictures for 3 instructions"),
+            ({"pixel_values": torch.zeros(3, 3, 14, 14)}, "pixel_values.*28 x 28.*14 x 14.*interpolate_pos_encoding"),
+            ({"pixel_values": torch.zeros(3, 3, 42, 28)}, "pixel_values.*28 x 28.*42 x 28.*interpolate_pos_encoding"),
+            ({"inputs_embeds": torch.zeros(3, 2, 64)}, "inputs_embeds.*LION makes them"),
+            ({"level_ids": levels(0, 1, 0), "task_ids": levels(0, 1, 0)}, "task_ids.*former name.*level_ids"),
         ],
     )
     @pytest.mark.parametrize("method", ["forward", "generate"])
     def test_what_is_wrong_is_named(self, lion, inputs, method, changes, message):
         with pytest.raises(ValueError, match=message):
             getattr(lion, method)(**{**inputs, **changes})
+
+    def test_other_image_sizes_with_interpolated_positions(self, lion, inputs, labels):
+        larger = {**inputs, "pixel_values": torch.randn(3, 3, 42, 56), "interpolate_pos_encoding": True}
+        assert lion(**larger, labels=labels).loss.isfinite()
+        same = lion(**inputs, labels=labels, interpolate_pos_encoding=True).logits
+        assert torch.equal(same, lion(**inputs, labels=labels).logits)
+
+    def test_the_former_name_of_level_ids_is_taken(self, lion, inputs, labels):
+        routed = {"level_ids": levels(0, 1, 0)}
+        former = {"task_ids": levels(0, 1, 0)}
+        assert torch.equal(
+            lion(**inputs, **former, labels=labels).logits, lion(**inputs, **routed, labels=labels).logits
+        )
+        ids = [lion.generate(**inputs, **names, max_new_tokens=NEW_TOKENS) for names in (routed, former)]
+        assert torch.equal(*ids)
+        scores = [lion.score_candidates({**inputs, **names}, labels) for names in (routed, former)]
+        assert torch.equal(*scores)
+
+    def test_a_call_without_levels_is_warned_of_once(self, lion, inputs, labels, caplog):
+        logger = logging.getLogger("transformers")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(logger, "propagate", True)
+            transformers_logging.warning_once.cache_clear()
+            lion(**inputs, labels=labels)
+            lion(**inputs, labels=labels)
+            lion.generate(**inputs, max_new_tokens=1)
+            assert len([record for record in caplog.records if "level_ids" in record.message]) == 1
+            caplog.clear()
+            transformers_logging.warning_once.cache_clear()
+            lion(**inputs, labels=labels, level_ids=levels(1, 1, 1))
+            load_golden_model("qformer")(**load_golden("qformer").inputs, labels=labels)
+            assert not [record for record in caplog.records if "level_ids" in record.message]
+
+    def test_forward_needs_something_for_the_decoder(self, lion, inputs, labels):
+        with pytest.raises(ValueError, match="`labels` or `decoder_input_ids` must be given"):
+            lion(**inputs)
+        decoder_input_ids = lion.prepare_decoder_input_ids_from_labels(labels)
+        logits = lion(**inputs, decoder_input_ids=decoder_input_ids).logits
+        seen = labels != -100
+        torch.testing.assert_close(logits[seen], lion(**inputs, labels=labels).logits[seen], atol=1e-4, rtol=1e-4)
+
+    @pytest.mark.parametrize("names", [("input_ids",), ("qformer_input_ids",), ("input_ids", "qformer_input_ids")])
+    @torch.no_grad()
+    def test_left_padding_changes_nothing(self, lion, inputs, labels, names):
+        assert (inputs["attention_mask"] == 0).any()
+        padded = dict(inputs)
+        for name in names:
+            mask = name.replace("input_ids", "attention_mask")
+            belonging = [name, mask, *(["soft_prompt_mask"] if name == "input_ids" else [])]
+            for row, length in enumerate(inputs[mask].sum(dim=1).tolist()):
+                for each in belonging:
+                    padded[each] = padded[each].clone()
+                    padded[each][row] = inputs[each][row].roll(inputs[each].shape[1] - length)
+        assert any(not torch.equal(padded[name], inputs[name]) for name in names)
+        assert torch.equal(lion(**padded, labels=labels).logits, lion(**inputs, labels=labels).logits)
+        ids = [lion.generate(**batch, max_new_tokens=NEW_TOKENS) for batch in (padded, inputs)]
+        assert torch.equal(*ids)
 
     def test_image_level_is_the_default(self, lion, inputs, labels):
         expected = lion(**inputs, labels=labels, level_ids=levels(1, 1, 1)).logits
@@ -285,6 +351,36 @@ class TestGeneration:
         config = lion.generation_config
         assert (config.num_beams, config.max_new_tokens, config.repetition_penalty) == (5, 256, 1.5)
 
+    def test_an_assistant_is_refused(self, lion, inputs):
+        with pytest.raises(ValueError, match="`assistant_model` can't be given.*see the image"):
+            lion.generate(**inputs, assistant_model=lion)
+
+    def test_prompt_lookup(self, lion, inputs):
+        one = {name: tensor[:1] for name, tensor in inputs.items()}
+        options = {"num_beams": 1, "max_new_tokens": 8, "level_ids": levels(0)}
+        expected = lion.generate(**one, **options)
+        assert torch.equal(lion.generate(**one, **options, prompt_lookup_num_tokens=3), expected)
+
+    @pytest.mark.parametrize("num_beams", [1, 5])
+    def test_static_cache(self, lion, inputs, num_beams):
+        options = {"num_beams": num_beams, "max_new_tokens": NEW_TOKENS, "level_ids": levels(0, 1, 0)}
+        expected = lion.generate(**inputs, **options)
+        assert torch.equal(lion.generate(**inputs, **options, cache_implementation="static"), expected)
+
+    def test_what_is_left_open_comes_from_the_model(self, lion, inputs):
+        """As in `T5ForConditionalGeneration`, whose own tests are those of the language model."""
+        merged = []
+
+        def stop(*args, **kwargs):
+            merged.append(lion.language_model.generation_config)
+            raise InterruptedError
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(lion.language_model, "generate", stop)
+            with pytest.raises(InterruptedError):
+                lion.generate(**inputs, max_length=6)
+        assert merged == [lion.generation_config]
+
     def test_a_generation_config_takes_its_place(self, lion, inputs):
         ids = lion.generate(**inputs, generation_config=GenerationConfig(num_beams=1, max_new_tokens=2))
         assert ids.shape[1] <= 3
@@ -367,6 +463,28 @@ class TestAsAPretrainedModel:
         assert abs(outputs.loss - mixed.loss) < 0.05 * expected.loss
         assert half.generate(**inputs, level_ids=levels(0, 1, 1), max_new_tokens=4).shape[0] == 3
 
+    def test_forward_is_exported(self, inputs, labels):
+        model = LionForConditionalGeneration(tiny_config()).eval()
+        arguments = {**inputs, "labels": labels, "level_ids": levels(0, 1, 0), "use_cache": False}
+        exported = torch.export.export(model, (), arguments).module()
+        with torch.no_grad():
+            torch.testing.assert_close(exported(**arguments).logits, model(**arguments).logits, atol=1e-4, rtol=1e-4)
+
+    def test_encoders(self, lion):
+        assert lion.get_encoder() is lion.language_model.encoder
+        assert lion.get_encoder(modality="image") is lion.vision_model
+        assert lion.get_decoder() is lion.language_model.decoder
+        with pytest.raises(ValueError, match="`modality`.*audio"):
+            lion.get_encoder(modality="audio")
+
+    @pytest.mark.parametrize("attn_implementation", ["eager", "sdpa"])
+    def test_attention_of_a_part(self, attn_implementation):
+        other = {"eager": "sdpa", "sdpa": "eager"}[attn_implementation]
+        model = LionForConditionalGeneration._from_config(tiny_config(), attn_implementation=other)
+        model.set_attn_implementation({"vision_config": attn_implementation})
+        assert model.vision_model.config._attn_implementation == attn_implementation
+        assert model.language_model.config._attn_implementation == other
+
     def test_forward_compiles_as_one_graph(self, inputs, labels):
         model = LionForConditionalGeneration(tiny_config()).eval()
         arguments = {**inputs, "labels": labels, "level_ids": levels(0, 1, 0)}
@@ -384,8 +502,23 @@ class TestAsAPretrainedModel:
     def test_resized_vocabulary(self, inputs, labels):
         model = LionForConditionalGeneration(tiny_config()).eval()
         model.resize_token_embeddings(832)
-        assert model.config.text_config.vocab_size == 832
+        assert model.config.text_config.vocab_size == model.vocab_size == 832
         assert model(**inputs, labels=labels).logits.shape[-1] == 832
+
+    def test_label_smoothing_of_the_trainer(self, inputs, labels, tmp_path):
+        """transformers takes the labels away and computes the loss itself; the decoder's inputs are the collator's."""
+        model = LionForConditionalGeneration(tiny_config())
+        rows = [{name: tensor[row] for name, tensor in {**inputs, "labels": labels}.items()} for row in range(3)]
+
+        def collate(samples: list[dict]) -> dict[str, torch.Tensor]:
+            batch = {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
+            return {**batch, "decoder_input_ids": model.prepare_decoder_input_ids_from_labels(batch["labels"])}
+
+        arguments = TrainingArguments(
+            tmp_path, label_smoothing_factor=0.1, max_steps=2, report_to=[], save_strategy="no", use_cpu=True
+        )
+        trainer = Trainer(model, arguments, train_dataset=rows, data_collator=collate)
+        assert math.isfinite(trainer.train().training_loss)
 
     @pytest.mark.parametrize("preset", ["flan-t5-xl", "flan-t5-xxl"])
     def test_released_sizes_are_the_sum_of_their_parts(self, preset):

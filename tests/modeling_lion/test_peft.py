@@ -2,6 +2,7 @@
 
 import copy
 import json
+import logging
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +12,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft import (
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    PromptEncoderConfig,
+    PromptTuningConfig,
+    get_peft_model,
+)
 from safetensors.torch import load_file, save_file
+from transformers.utils import logging as transformers_logging
 
 from configuration_lion.configuration_lion import LEVELS, LionConfig
 from lion_multimodal.conversion.checkpoint import convert_lion_checkpoint
@@ -347,6 +357,7 @@ import sys
 import torch
 import modeling_lion
 from safetensors.torch import load_file, save_file
+from transformers.utils import logging as transformers_logging
 
 inputs = load_file({str(tmp_path / "inputs.safetensors")!r})
 inputs["decoder_input_ids"] = inputs["input_ids"][:, :4].clone()
@@ -607,6 +618,41 @@ class TestValidation:
 
 
 class TestLora:
+    @pytest.mark.parametrize("task_type", [None, "SEQ_2_SEQ_LM", "CAUSAL_LM", "FEATURE_EXTRACTION"])
+    def test_levels_pass_through_every_wrapper_and_merging_changes_nothing(self, logits, answers, task_type):
+        """With routers that differ between levels, so that a level that got lost would show."""
+        folded = fold_adapters(make_stages())
+        config = LoraConfig(target_modules=["q", "v", "wo"], r=4, init_lora_weights=False, task_type=task_type)
+        model = get_peft_model(folded, config).eval()
+        pretend_training(model, ("lora_", "router_ratios"))
+        alone = {level: logits(model, (level,) * 3) for level in (0, 1)}
+        assert not torch.allclose(alone[0], alone[1], atol=1e-2)
+        before = {level_ids: logits(model, level_ids) for level_ids in BATCHES}
+        said = {level_ids: answers(model, level_ids, num_beams=1) for level_ids in BATCHES}
+        for row, level in enumerate((0, 1, 0)):
+            torch.testing.assert_close(before[0, 1, 0][row], alone[level][row], atol=1e-5, rtol=1e-5)
+        merged = model.merge_and_unload()
+        assert isinstance(merged, LionForConditionalGeneration)
+        for level_ids in BATCHES:
+            torch.testing.assert_close(logits(merged, level_ids), before[level_ids], atol=1e-3, rtol=1e-3)
+            assert torch.equal(answers(merged, level_ids, num_beams=1), said[level_ids])
+
+    @pytest.mark.parametrize("method", [PromptTuningConfig, PrefixTuningConfig, PromptEncoderConfig])
+    def test_prompt_learning_is_refused(self, method):
+        with pytest.raises(ValueError, match="Prompt learning .* can't be used: LION makes the embeddings"):
+            get_peft_model(make_base(), method(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=4))
+
+    def test_several_active_adapters_without_levels_are_warned_of(self, stages, inputs, labels, caplog, monkeypatch):
+        monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+        transformers_logging.warning_once.cache_clear()
+        stages(**inputs, labels=labels)
+        assert any("level_ids" in record.message for record in caplog.records)
+        caplog.clear()
+        transformers_logging.warning_once.cache_clear()
+        stages.set_adapter("stage1")
+        stages(**inputs, labels=labels)
+        assert not caplog.records
+
     @pytest.mark.parametrize("targets", [["q", "v"], ["down_proj"], ["wi_0", "up_proj"]])
     def test_it_trains_saves_and_loads(self, inputs, labels, logits, answers, tmp_path, targets):
         folded = fold_adapters(make_stages())

@@ -8,7 +8,7 @@ from trainers.sources.captioning import COCO_CAPTIONS, TEXTCAPS
 from trainers.sources.instruction import LLAVA_INSTRUCT
 from trainers.sources.question_answering import AOKVQA, OCRVQA, OKVQA, VQAV2
 from trainers.sources.referring import REFCOCO, REFCOCO_PLUS, REFCOCOG, VISUAL_GENOME
-from trainers.sources.source import RowKind, Sample, SourceForm, TrainingSource, Unusable
+from trainers.sources.source import LeftOut, RowKind, Sample, SourceForm, TrainingSource
 
 
 SOURCES: dict[str, TrainingSource] = {
@@ -54,4 +54,4 @@ def get_sources(name: str) -> list[TrainingSource]:
     return [SOURCES[name]]
 
 
-__all__ = ["GROUPS", "SOURCES", "RowKind", "Sample", "SourceForm", "TrainingSource", "Unusable", "get_sources"]
+__all__ = ["GROUPS", "SOURCES", "LeftOut", "RowKind", "Sample", "SourceForm", "TrainingSource", "get_sources"]

@@ -13,7 +13,7 @@ from trainers.record import Record, corners, fraction_box
 from trainers.sources import wordings
 from trainers.sources.captioning import COCO_IMAGES, COCO_LICENCE
 from trainers.sources.inputs import Inputs, numbered
-from trainers.sources.source import RowKind, Sample, SourceForm, TrainingSource, Unusable
+from trainers.sources.source import LeftOut, RowKind, Sample, SourceForm, TrainingSource
 
 
 _NO_LICENCE = "no licence is stated for the annotations (REFER's code is Apache 2.0); images as COCO's"
@@ -134,13 +134,13 @@ def _referring(
             SourceForm(
                 name=f"REFER's refs({split_by}).p and instances.json",
                 files={
-                    split: {"refs": f"refs({split_by}).p", "instances": "instances.json"}
+                    split: {"refs": f"refs({split_by}).p|refs({split_by}).json", "instances": "instances.json"}
                     for split in ("train", "validation")
                 },
                 records=_refer,
                 samples=_reference_samples,
                 schema="https://github.com/lichengunc/refer (refer.py)",
-                held_out_files={"refs": f"refs({split_by}).p"},
+                held_out_files={"refs": f"refs({split_by}).p|refs({split_by}).json"},
                 held_out=partial(_refer_held_out, name=name),
                 note="refs(...).p is a pickle. It is read by an unpickler that builds containers, numbers and texts "
                 "and refuses whatever names a class or a function, so that nothing in it is executed. Boxes are left, "
@@ -222,7 +222,7 @@ def _visual_genome(inputs: Inputs, split: str) -> Iterator[Record]:
         yield record
 
 
-def _region_samples(record: Record) -> Iterator[Sample | Unusable]:
+def _region_samples(record: Record) -> Iterator[Sample | LeftOut]:
     """An image: a row for each region whose phrase tells it apart. A bad region leaves the others alone."""
     image_id = record.text("image_id")
     width, height = record.integer("width"), record.integer("height")
@@ -234,10 +234,11 @@ def _region_samples(record: Record) -> Iterator[Sample | Unusable]:
             phrase = region.text("phrase")
             sides = [float(region.integer(side)) for side in ("x", "y", "width", "height")]
             box = box_text(sides, width, height)
-            if phrases[_plain(phrase)] > 1:
-                raise ValueError("its phrase describes several regions of the image")
         except ValueError as error:
-            yield Unusable(f"region {region.get('region_id')}: {error}")
+            yield LeftOut(f"region {region.get('region_id')}: {error}")
+            continue
+        if phrases[_plain(phrase)] > 1:
+            yield LeftOut("regions whose phrase describes several of their image", rule=True)
             continue
         yield Sample(
             id=region.text("region_id"),

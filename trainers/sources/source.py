@@ -43,10 +43,18 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Unusable:
-    """A part of a record that makes no row, where others of it do; `reason` says why."""
+class LeftOut:
+    """
+    A part of a record that makes no row, where others of it do.
+
+    Args:
+        reason (`str`): Why.
+        rule (`bool`): Whether it is left out by the source's rule, so that it is counted under its reason. A fault of
+            the data is named as well.
+    """
 
     reason: str
+    rule: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,9 +64,10 @@ class SourceForm:
 
     Args:
         name (`str`): What reports call it.
-        files (`Mapping[str, Mapping[str, str]]`): By split, the name or pattern of the file of each role.
+        files (`Mapping[str, Mapping[str, str]]`): By split, the pattern of the file's name for each role; of several
+            with `|` in between, the first that fits.
         records (`Callable`): `records(inputs, split)` yields the [`Record`]s of a split, always in the same order.
-        samples (`Callable`): `samples(record)` yields its [`Sample`]s, and [`Unusable`] for parts that make none;
+        samples (`Callable`): `samples(record)` yields its [`Sample`]s, and [`LeftOut`] for parts that make none;
             raises `ValueError` where nothing in it is usable.
         schema (`str`): Where the schema is documented.
         hub (`str`, *optional*): The Hub repository of a form that can be read from there.
@@ -70,7 +79,7 @@ class SourceForm:
     name: str
     files: Mapping[str, Mapping[str, str]]
     records: Callable[[Inputs, str], Iterator[Record]]
-    samples: Callable[[Record], Iterable[Sample | Unusable]]
+    samples: Callable[[Record], Iterable[Sample | LeftOut]]
     schema: str
     hub: str | None = None
     held_out_files: Mapping[str, str] = field(default_factory=dict)

@@ -50,11 +50,17 @@ def problems_of(files) -> str:
     return "\n".join(raised.value.problems)
 
 
+def converted_once(golden) -> dict[str, torch.Tensor]:
+    """What a checkpoint holds: the embeddings under one of their names."""
+    converted = convert_lion_checkpoint(golden.official_state_dict, golden.config())
+    return {name: tensor for name, tensor in converted.items() if not name.endswith("embed_tokens.weight")}
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_number_arrives_and_comes_back(tmp_path, layout):
     golden = load_golden(layout)
     conversion = convert(write_official(tmp_path, layout), tmp_path / "out", max_shard_size=500_000)
-    expected = convert_lion_checkpoint(golden.official_state_dict, golden.config())
+    expected = converted_once(golden)
     found = stored(tmp_path / "out")
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
@@ -113,7 +119,7 @@ def test_a_whole_repo_with_its_tagger(tmp_path):
 def test_bfloat16_rounds_once(tmp_path):
     golden = load_golden("all")
     convert(write_official(tmp_path), tmp_path / "out", torch.bfloat16)
-    expected = convert_lion_checkpoint(golden.official_state_dict, golden.config())
+    expected = converted_once(golden)
     found = stored(tmp_path / "out")
     assert all(torch.equal(found[name], tensor.bfloat16()) for name, tensor in expected.items())
     model = LionForConditionalGeneration.from_pretrained(tmp_path / "out", dtype="auto")
