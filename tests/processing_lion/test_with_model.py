@@ -1,4 +1,4 @@
-"""The processor's rows in the model, and its conversations in transformers' pipeline: with the checkpoint that ships."""
+"""The processor's rows in the model, and its conversations in transformers' pipeline."""
 
 import pytest
 import torch
