@@ -153,7 +153,7 @@ class LionPreTrainedModel(SelfContainedModel):
         )
 
 
-def pad_right(attention_mask: torch.Tensor, *others: torch.Tensor | None) -> list[torch.Tensor | None]:
+def pad_right(attention_mask: torch.Tensor, *others: torch.Tensor | None) -> list[Any]:
     """
     Move padding in front of a row behind it, in a mask `(batch_size, length)` and in what it belongs to: visual tokens
     stand before the text, and what is between the two would part them.
