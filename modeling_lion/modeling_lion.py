@@ -216,7 +216,7 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
 
         if config.adapter_config.adapters:
             self._keep_in_fp32_modules = [*self._keep_in_fp32_modules, "adapter"]
-        self._active_branches = tuple(config.visual_branches)
+        self.set_active_branches(config.active_branches or config.visual_branches)
         # The official decoding; a checkpoint's generation_config.json takes its place.
         self.generation_config = GenerationConfig(
             num_beams=5,
@@ -276,9 +276,13 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
         """The visual branches whose tokens the LLM sees."""
         return self._active_branches
 
-    def set_active_branches(self, branches: Sequence[str]) -> None:
+    def set_active_branches(self, branches: Sequence[str], in_config: bool = True) -> None:
         """
         Restrict a model with two visual branches to one of them, as training stages 1 and 2 do, or lift that again.
+
+        Args:
+            branches (`Sequence[str]`): What the LLM sees.
+            in_config (`bool`): Whether a model that is saved now sees the same when it is loaded.
 
         Raises:
             ValueError: no branch, or one that the configuration doesn't have.
@@ -288,6 +292,9 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
                 f"`branches` must hold one or more of this model's {self.config.visual_branches}, got {list(branches)}."
             )
         self._active_branches = tuple(b for b in self.config.visual_branches if b in branches)
+        if in_config:
+            everything = len(self._active_branches) == len(self.config.visual_branches)
+            self.config.active_branches = None if everything else list(self._active_branches)
 
     def encode_images(self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False) -> LionImageFeatures:
         """

@@ -6,7 +6,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image, ImageChops
 
-from processing_lion import box_iou, draw_boxes, format_box, label_boxes, parse_boxes, to_pixels
+from processing_lion import (
+    box_iou,
+    draw_boxes,
+    format_box,
+    intersection_over_union,
+    label_boxes,
+    parse_boxes,
+    to_pixels,
+)
 
 
 fractions = st.floats(0, 1)
@@ -184,3 +192,9 @@ def test_draw_boxes_names_what_is_wrong():
         draw_boxes(image, [(0, 0, 1, 1), (0, 0, 1)])
     with pytest.raises(ValueError, match=r"boxes\[0\]"):
         draw_boxes(image, [(0, 0, 1, float("nan"))])
+
+
+@pytest.mark.parametrize("box", ["", "abcd", None, [1], [0.1, 0.2, 0.3, "x"], (0.1, 0.2, 0.3, 0.4, 0.5)])
+def test_overlap_of_what_is_no_box_is_refused(box):
+    with pytest.raises(ValueError, match="`second` must be a box of 4 numbers"):
+        intersection_over_union([0.1, 0.2, 0.3, 0.4], box)
