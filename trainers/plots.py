@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from configuration_lion import LEVELS
+from trainers.files import write_whole
 
 
 if TYPE_CHECKING:
@@ -109,7 +110,6 @@ def _figure(width: float, height: float, rows: int = 1) -> tuple["Figure", Any]:
 
 def _save(figure: "Figure", path: str | os.PathLike) -> Path:
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    write_whole(path, lambda file: figure.savefig(file, dpi=150))
     logger.info("Drew %s.", path)
     return path

@@ -14,7 +14,7 @@ import datasets
 import torch
 from accelerate import PartialState
 from peft import PeftModel, get_peft_model
-from transformers.trainer_utils import get_last_checkpoint, set_seed
+from transformers.trainer_utils import set_seed
 
 from configuration_lion import LEVELS
 from modeling_lion import LionTagger, save_lion
@@ -22,6 +22,7 @@ from modeling_lion.modeling_lion import LionForConditionalGeneration
 from modeling_lion.peft_lion import fold_adapters, initialize_adapter
 from processing_lion import LionProcessor
 from trainers.datasets_lion import build_dataset, image_files, load_function
+from trainers.files import find_last_checkpoint, read_result, write_whole
 from trainers.precision import has_fast_bfloat16
 from trainers.recipe import Recipe, SourceRecipe
 from trainers.rows import BadRows
@@ -77,18 +78,18 @@ def run_stage(recipe: Recipe, name: str, resume: bool = False) -> Path:
         return Path(_base_model(recipe, resume))
     stage = get_stage(name)
     directory = Path(recipe.output_dir) / stage.name
-    if (directory / _RESULT).is_file() and resume:
+    if resume and read_result(directory / _RESULT) is not None:
         logger.info("%s is finished already: %s.", stage.name, directory)
         return directory
-    last_checkpoint = get_last_checkpoint(directory) if directory.is_dir() else None
-    if not resume and (last_checkpoint is not None or (directory / _RESULT).is_file()):
+    args = training_arguments(recipe, stage)
+    last_checkpoint = find_last_checkpoint(directory, args.world_size) if directory.is_dir() else None
+    if not resume and (any(directory.glob("checkpoint-*")) or (directory / _RESULT).is_file()):
         raise ValueError(f"{directory} holds an earlier run: resume it, or choose another `output_dir`.")
 
-    args = training_arguments(recipe, stage)
     set_seed(args.seed)
     base = _base_model(recipe, resume=True)
     processor = LionProcessor.from_pretrained(recipe.processor or base)
-    bad_rows = BadRows(recipe.bad_rows, directory / "bad_rows.jsonl")
+    bad_rows = BadRows(recipe.bad_rows, directory / "bad_rows.jsonl", args.max_bad_row_share)
     train_dataset, eval_dataset = _build_datasets(recipe, stage, args, base, bad_rows)
     model = stage_model(recipe, stage, base)
 
@@ -103,7 +104,7 @@ def run_stage(recipe: Recipe, name: str, resume: bool = False) -> Path:
     state = PartialState()
     if state.is_main_process:
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / "recipe.json").write_text(recipe.to_json(), encoding="utf-8")
+        write_whole(directory / "recipe.json", recipe.to_json())
     if last_checkpoint is not None:
         logger.info("%s continues at %s.", stage.name, last_checkpoint)
     output = trainer.train(resume_from_checkpoint=last_checkpoint)
@@ -121,7 +122,7 @@ def run_stage(recipe: Recipe, name: str, resume: bool = False) -> Path:
         for source, count in result["bad_rows"].items():
             logger.warning("%d rows of %r were unusable; see %s.", count, source, bad_rows.path)
         # Written last: it says that all the rest is there.
-        (directory / _RESULT).write_text(json.dumps(result, indent=2), encoding="utf-8")
+        write_whole(directory / _RESULT, json.dumps(result, indent=2))
     state.wait_for_everyone()
     del trainer, model, train_dataset, eval_dataset
     gc.collect()
@@ -202,8 +203,9 @@ def _base_model(recipe: Recipe, resume: bool) -> Path | str:
             raise ValueError("The recipe has neither `model` nor `stage0`.")
         return recipe.model
     marker = Path(recipe.output_dir) / STAGE_ZERO / _RESULT
-    if resume and marker.is_file():
-        base = Path(json.loads(marker.read_text(encoding="utf-8"))["model"])
+    earlier = read_result(marker) if resume else None
+    if earlier is not None:
+        base = Path(earlier["model"])
         if base.is_dir():  # unless the run has been moved
             return base
     state = PartialState()
@@ -211,7 +213,7 @@ def _base_model(recipe: Recipe, resume: bool) -> Path | str:
         function = load_function(recipe.stage0.function)
         path = function(output_dir=marker.parent, resume=resume, **recipe.stage0.kwargs)
         marker.parent.mkdir(parents=True, exist_ok=True)
-        marker.write_text(json.dumps({"stage": STAGE_ZERO, "model": str(path)}, indent=2), encoding="utf-8")
+        write_whole(marker, json.dumps({"stage": STAGE_ZERO, "model": str(path)}, indent=2))
     state.wait_for_everyone()
     return Path(json.loads(marker.read_text(encoding="utf-8"))["model"])
 
@@ -234,7 +236,7 @@ def _start_from(recipe: Recipe, stage: Stage) -> list[Path]:
     directories = []
     for name in stage.starts_from:
         directory = Path(recipe.output_dir) / name
-        if (directory / _RESULT).is_file():
+        if read_result(directory / _RESULT) is not None:
             directories.append(directory)
         elif recipe.sources(STAGES[name]):
             raise ValueError(
@@ -259,7 +261,7 @@ def _build_datasets(
             )
 
     def tag_pictures(source: SourceRecipe, pictures: datasets.Dataset) -> Sequence[Any]:
-        return _tag(recipe, base, source, pictures)
+        return tag_images_of(recipe, base, source, pictures)
 
     train = build_dataset(
         sources,
@@ -282,7 +284,9 @@ def _tagger(recipe: Recipe, base: str | Path) -> str | Path | None:
     return Path(base) / "tagger" if (Path(base) / "tagger" / "config.json").is_file() else None
 
 
-def _tag(recipe: Recipe, base: str | Path, source: SourceRecipe, pictures: datasets.Dataset) -> list[list[str] | None]:
+def tag_images_of(
+    recipe: Recipe, base: str | Path, source: SourceRecipe, pictures: datasets.Dataset
+) -> list[list[str] | None]:
     """
     Tags of all images, kept in `output_dir/tags` for later stages and resumed runs. An image that is a file is tagged
     once, whatever rows and sources show it; Visual Genome has fifty rows an image.

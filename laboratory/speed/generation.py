@@ -84,14 +84,14 @@ def measure_decode_step(session: Session) -> None:
             name,
             f"decoder step with two routed adapters : without, {num_beams} beam(s), batch {batch_size}"
             + (", both levels in it" if mixed else ""),
-            _decoder_steps("with adapters", lion, encoded, mask, num_beams, level_ids, steps),
-            _decoder_steps("without", plain, encoded, mask, num_beams, level_ids, steps),
+            decoder_steps("with adapters", lion, encoded, mask, num_beams, level_ids, steps),
+            decoder_steps("without", plain, encoded, mask, num_beams, level_ids, steps),
             target=None if mixed else 1.08,
             rounds_per_repeat=steps,
         )
 
 
-def _decoder_steps(
+def decoder_steps(
     label: str,
     model: Any,
     encoded: torch.Tensor,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from lion_multimodal.cli import data_check
+
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add the subcommand `data`, which has subcommands of its own."""
@@ -13,6 +15,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         description="Training data, before a training sees it.",
     )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    data_check.add_parser(actions)
     _add_sources_parser(actions)
     _add_prepare_parser(actions)
 

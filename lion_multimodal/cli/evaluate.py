@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lion_multimodal.cli.arguments import positive_int
+
 
 if TYPE_CHECKING:
     from lion_multimodal.evaluation.report import Report
@@ -27,6 +29,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "accelerate launch -m lion_multimodal.cli.main eval ...",
     )
     parser.add_argument("--model", required=True, metavar="REPO_OR_DIR", help="checkpoint")
+    parser.add_argument("--adapter", metavar="REPO_OR_DIR", help="PEFT adapter on top of it, of `lion finetune`")
     parser.add_argument("--revision", help="branch, tag or commit of the checkpoint on the Hub")
     parser.add_argument("--benchmark", required=True, metavar="all|NAME[,NAME]", help="what to evaluate on")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for predictions and report")
@@ -35,9 +38,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         metavar="DIR",
         help="folder with DIR/NAME for each benchmark (default: data sets on the Hub)",
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="ask the first N questions of each benchmark only")
     parser.add_argument(
-        "--batch-size", type=int, default=16, help="pictures and questions at once, for each process (default: 16)"
+        "--limit", type=positive_int, metavar="N", help="ask the first N questions of each benchmark only"
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=positive_int,
+        default=16,
+        help="pictures and questions at once, for each process (default: 16)",
     )
     parser.add_argument(
         "--tags",
@@ -105,7 +113,9 @@ def run(args: argparse.Namespace) -> int:
     # Loading torch and friends takes seconds, which --help and a wrong name need not wait for.
     from lion_multimodal.evaluation.report import headline_tables
     from lion_multimodal.evaluation.runner import evaluate, process_state
+    from lion_multimodal.loading import check_device
 
+    check_device(args.device, "--device")
     is_main = process_state(args.device).is_main_process
     if not is_main:  # the others would say the same
         logging.getLogger().setLevel(logging.ERROR)
@@ -114,6 +124,7 @@ def run(args: argparse.Namespace) -> int:
             args.model,
             benchmarks,
             args.output,
+            adapter=args.adapter,
             revision=args.revision,
             data_dir=args.data_dir,
             limit=args.limit,

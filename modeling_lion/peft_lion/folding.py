@@ -9,7 +9,7 @@ from peft import PeftModel
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
-from configuration_lion.configuration_lion import LEVELS, VISUAL_BRANCHES
+from configuration_lion.configuration_lion import LEVELS, VISUAL_BRANCHES, LionConfig
 from modeling_lion.mixture_of_adapters_lion import MixtureOfAdapters
 from modeling_lion.modeling_lion import LionForConditionalGeneration
 from modeling_lion.peft_lion.config import LionAdapterConfig
@@ -19,7 +19,7 @@ from modeling_lion.peft_lion.layer import LionAdapterLayer, LionTrainedModuleLay
 def _lion_of(peft_model: nn.Module) -> LionForConditionalGeneration:
     lion = peft_model.get_base_model() if isinstance(peft_model, PeftModel) else peft_model
     if not isinstance(lion, LionForConditionalGeneration) or not any(
-        isinstance(module, LionAdapterLayer) for module in lion.modules()
+        isinstance(module, LionTunerLayer) for module in lion.modules()
     ):
         raise ValueError(
             f"`peft_model` must be a LION with a LION_ADAPTER attached to it, got {type(peft_model).__name__}."
@@ -58,7 +58,7 @@ def fold_adapters(
     """
     lion = _lion_of(peft_model)
     if adapter_names is None:
-        adapter_names = next(m for m in lion.modules() if isinstance(m, LionAdapterLayer)).active_adapters
+        adapter_names = next(m for m in lion.modules() if isinstance(m, LionTunerLayer)).active_adapters
     names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
     configs = _known(lion, "adapter_names", names)
     adapters = [adapter for config in configs for adapter in config.adapters]
@@ -72,12 +72,21 @@ def fold_adapters(
         raise ValueError(f"Adapters can only be folded together with equal `bottleneck_size`, got {sorted(sizes)}.")
 
     config = copy.deepcopy(lion.config)
+    if configs[0].is_built_in:
+        return _load_folded(lion, config, names)
     config.adapter_config.adapters = adapters if len(names) == 1 else list(LEVELS)
     config.adapter_config.bottleneck_size = sizes.pop()
     seen = {branch for adapter_config in configs for branch in adapter_config.visual_branches or ()}
     config.visual_branches = [branch for branch in VISUAL_BRANCHES if branch in seen]
+    config.active_branches = None
     config.adapter_config.fit_to_branches(config.visual_branches)
+    return _load_folded(lion, config, names)
 
+
+def _load_folded(
+    lion: LionForConditionalGeneration, config: LionConfig, names: list[str]
+) -> LionForConditionalGeneration:
+    """A LION of this configuration, with the weights that `lion` has while the adapters `names` are active."""
     with torch.device("meta"):
         folded = LionForConditionalGeneration(config)
     state_dict = _folded_state_dict(lion, names)

@@ -125,7 +125,11 @@ class LionAdapterLayer(LionTunerLayer):
         """Let the LLM see what its active adapters were trained to see."""
         # Here, because this is what every way to switch adapters (PEFT's and transformers') comes through.
         branches = {branch for name in self._active() for branch in self.visual_branches[name]}
-        self.lion.set_active_branches(sorted(branches) or self.lion.config.visual_branches)
+        config = self.lion.config
+        # The base, saved by itself, stays what it was.
+        self.lion.set_active_branches(
+            sorted(branches) or config.active_branches or config.visual_branches, in_config=False
+        )
 
     def _active(self) -> list[str]:
         """Names of the PEFT adapters that add something."""
@@ -182,6 +186,7 @@ class LionTrainedModuleLayer(LionTunerLayer):
     def __init__(self, base_layer: nn.Module, lion: "LionForConditionalGeneration"):
         super().__init__(base_layer, lion)
         self.lion_adapter_modules = nn.ModuleDict()
+        self.frozen_parts: dict[str, tuple[str, ...]] = {}
 
     def update_layer(self, adapter_name: str, config: LionAdapterConfig) -> None:
         """
@@ -197,6 +202,16 @@ class LionTrainedModuleLayer(LionTunerLayer):
             )
         with gather_params_ctx(list(self.base_layer.parameters())):
             self.lion_adapter_modules[adapter_name] = copy.deepcopy(self.base_layer)
+        is_mixture = isinstance(self.base_layer, MixtureOfAdapters)
+        self.frozen_parts[adapter_name] = tuple(config.frozen_parts) if is_mixture else ()
+
+    def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
+        super().set_adapter(adapter_names, inference_mode=inference_mode)
+        for adapter_name, parts in self.frozen_parts.items():
+            if adapter_name in self.additions:
+                for name, parameter in self.additions[adapter_name].named_parameters():
+                    if name.split(".")[0] in parts:
+                        parameter.requires_grad_(False)
 
     def wrapped_module(self) -> nn.Module:
         active = [] if self.disable_adapters else self.active_adapters

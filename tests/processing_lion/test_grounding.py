@@ -9,7 +9,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image, ImageChops
 
-from processing_lion import box_iou, draw_boxes, format_box, infer_level, label_boxes, parse_boxes, to_pixels
+from processing_lion import (
+    box_iou,
+    draw_boxes,
+    format_box,
+    infer_level,
+    intersection_over_union,
+    label_boxes,
+    parse_boxes,
+    to_pixels,
+)
 
 
 fractions = st.floats(0, 1)
@@ -253,3 +262,9 @@ def test_a_label_is_shortened_to_what_fits():
         draw_boxes(image, [(0, 50, 50, 90)], ["a\ndog"]).tobytes()
         == draw_boxes(image, [(0, 50, 50, 90)], ["a dog"]).tobytes()
     )
+
+
+@pytest.mark.parametrize("box", ["", "abcd", None, [1], [0.1, 0.2, 0.3, "x"], (0.1, 0.2, 0.3, 0.4, 0.5)])
+def test_overlap_of_what_is_no_box_is_refused(box):
+    with pytest.raises(ValueError, match="`second` must be a box of 4 numbers"):
+        intersection_over_union([0.1, 0.2, 0.3, 0.4], box)

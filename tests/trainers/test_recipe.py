@@ -140,3 +140,12 @@ def test_shipped_recipes_are_found_by_name_and_load():
         assert all(recipe.sources(stage) for stage in STAGES.values())
     with pytest.raises(RecipeError, match="shipped recipes"):
         Recipe.load("no_such_recipe")
+
+
+def test_a_recipe_that_is_not_utf_8_is_named(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes("output_dir: prüfung".encode("latin-1"))
+    with pytest.raises(RecipeError, match=r"recipe.yaml: not UTF-8 text"):
+        Recipe.load(path)
+    path.write_bytes(b"\xef\xbb\xbfoutput_dir: out\nmodel: base\n")
+    assert Recipe.load(path).output_dir == "out"

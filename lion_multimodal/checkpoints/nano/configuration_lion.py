@@ -144,7 +144,10 @@ class LionConfig(PretrainedConfig):
             The mixture of adapters. Defaults to one adapter per visual branch.
         num_query_tokens (`int`, *optional*, defaults to 32): Learned queries of the Q-Former.
         visual_branches (`list[str]`, *optional*, defaults to `["qformer", "aggregator"]`):
-            Which visual tokens stand before the text: both, or one of them.
+            Which visual tokens the model can make: those of both branches, or of one.
+        active_branches (`list[str]`, *optional*):
+            Those of them that stand before the text, where a model with both was trained to see one (as training stages
+            1 and 2 do). Defaults to all of `visual_branches`.
         qformer_input_layer_norm_eps (`float`, *optional*, defaults to 1e-5):
             Epsilon of the norm between tower and Q-Former (`ln_vision`); the tower's own blocks use
             `vision_config.layer_norm_eps`.
@@ -182,8 +185,10 @@ class LionConfig(PretrainedConfig):
         num_query_tokens: int = 32,
         visual_branches: Sequence[str] = VISUAL_BRANCHES,
         qformer_input_layer_norm_eps: float = 1e-5,
+        active_branches: Sequence[str] | None = None,
         **kwargs: Any,
     ):
+        self.active_branches = None if active_branches is None else list(active_branches)
         self.num_query_tokens = num_query_tokens
         self.visual_branches = list(visual_branches)
         self.qformer_input_layer_norm_eps = qformer_input_layer_norm_eps
@@ -236,6 +241,12 @@ class LionConfig(PretrainedConfig):
             raise ValueError(
                 f"`visual_branches` must hold one or both of {list(VISUAL_BRANCHES)}, in that order, got {branches}."
             )
+        active = self.active_branches
+        if active is not None and (not active or active != [branch for branch in branches if branch in active]):
+            raise ValueError(
+                f"`active_branches` must be None or hold some of `visual_branches` {branches}, in that order, got "
+                f"{active}."
+            )
         vision, qformer = self.vision_config, self.qformer_config
         if vision.image_size % vision.patch_size:
             raise ValueError(
@@ -256,7 +267,7 @@ class LionConfig(PretrainedConfig):
         """Visual tokens that stand before the text in the LLM's encoder."""
         patches = (self.vision_config.image_size // self.vision_config.patch_size) ** 2 + 1
         lengths = {"qformer": self.num_query_tokens, "aggregator": patches}
-        return sum(lengths[branch] for branch in self.visual_branches)
+        return sum(lengths[branch] for branch in self.active_branches or self.visual_branches)
 
     @classmethod
     def from_preset(cls, name: str, **kwargs: Any) -> "LionConfig":
@@ -336,3 +347,6 @@ _PRESETS: dict[str, dict] = {
         "num_query_tokens": 8,
     },
 }
+
+
+# Made by write_code, of all code in this folder: 448ff8283315bbe87217258afc328956

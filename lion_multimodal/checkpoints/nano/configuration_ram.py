@@ -221,3 +221,6 @@ def _validate_swin(config: SwinConfig) -> None:
 
 
 __all__ = ["RamConfig"]
+
+
+# Made by write_code, of all code in this folder: 448ff8283315bbe87217258afc328956

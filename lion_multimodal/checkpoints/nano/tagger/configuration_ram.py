@@ -221,3 +221,6 @@ def _validate_swin(config: SwinConfig) -> None:
 
 
 __all__ = ["RamConfig"]
+
+
+# Made by write_code, of all code in this folder: badcfaa44a6bac276c88df49949c0f80
