@@ -355,7 +355,7 @@ class LionProcessor(ProcessorMixin):
             if name not in known:
                 raise TypeError(f"{type(self).__name__} takes no argument {name!r}")
         nested = [kwargs[group] for group in ("text_kwargs", "common_kwargs") if kwargs.get(group)]
-        text_kwargs = {name: value for name, value in kwargs.items() if name in _TEXT_KWARGS}
+        text_kwargs = {name: value for name, value in kwargs.items() if name in _TEXT_KWARGS | {"return_tensors"}}
         for group in nested:
             text_kwargs.update(group)
         for name, allowed in _REFUSED_TEXT_KWARGS.items():
