@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from accelerate import PartialState
 from datasets.exceptions import DatasetGenerationError
 
-from processing_lion import PROMPT_TEMPLATES, TASKS, format_box, format_prompt
+from processing_lion import LEVELS, PROMPT_TEMPLATES, format_box, format_prompt
 from trainers.recipe import SourceRecipe
 from trainers.row_formats import read_rows
 from trainers.rows import (
@@ -167,7 +167,7 @@ def load_source(
             image_folder=source.image_folder,
             box_format=source.box_format,
             annotations=source.annotations,
-            level=source.level if source.level in TASKS else "auto",
+            level=source.level if source.level in LEVELS else "auto",
             split=source.split,
         )
         logger.info("%s: %s.", source.name, read.summary())
@@ -383,7 +383,7 @@ class _RowReader:
         if level == "column":
             level = row[self.columns["level"]] or "auto"
         elif level == "auto" and source.template is not None:
-            level = PROMPT_TEMPLATES[source.template].task
+            level = PROMPT_TEMPLATES[source.template].level
         return {
             "prompt": prompt,
             "completion": completions,

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import AutoTokenizer
 
-from processing_lion import SOFT_PROMPT_TOKEN, LionProcessor, add_qformer_bos_token, format_tags
+from processing_lion import (
+    SOFT_PROMPT_TOKEN,
+    LionProcessor,
+    add_qformer_bos_token,
+    format_tags,
+    infer_level,
+    infer_task,
+)
 
 from .conftest import FIXTURES
 
@@ -43,8 +50,8 @@ def test_ids_are_those_of_the_official_implementation(processor, golden_inputs):
         assert torch.equal(output[name], golden_inputs["tensors"][name]), name
         assert output[name].dtype == torch.int64
     assert output["pixel_values"].shape == golden_inputs["tensors"]["pixel_values"].shape
-    assert output["task_ids"].tolist() == [1, 0, 1]
-    assert output["task_ids"].dtype == torch.int64
+    assert output["level_ids"].tolist() == [1, 0, 1]
+    assert output["level_ids"].dtype == torch.int64
     assert marked(output) == [(0, SOFT), (1, SOFT), (2, SOFT)]
     assert processor.tokenizer.batch_decode(output["input_ids"], skip_special_tokens=True)[2].endswith("short answer:")
 
@@ -92,12 +99,12 @@ def test_without_pictures_or_without_text(processor):
 
 def test_task(processor):
     texts = ["where is the dog?", "what is it?"]
-    assert processor(text=texts)["task_ids"].tolist() == [0, 1]
-    assert processor(text=texts, task="image_level")["task_ids"].tolist() == [1, 1]
-    assert processor(text=texts, task=["image_level", "auto"])["task_ids"].tolist() == [1, 1]
-    assert processor(text=texts, task=["auto", "region_level"])["task_ids"].tolist() == [0, 0]
+    assert processor(text=texts)["level_ids"].tolist() == [0, 1]
+    assert processor(text=texts, level="image_level")["level_ids"].tolist() == [1, 1]
+    assert processor(text=texts, level=["image_level", "auto"])["level_ids"].tolist() == [1, 1]
+    assert processor(text=texts, level=["auto", "region_level"])["level_ids"].tolist() == [0, 0]
     # the tag sentence has no say
-    assert processor(text="what is it?", tags="where is the dog?")["task_ids"].tolist() == [1]
+    assert processor(text="what is it?", tags="where is the dog?")["level_ids"].tolist() == [1]
 
 
 @pytest.mark.parametrize(
@@ -113,8 +120,8 @@ def test_task(processor):
         ({"text": ["a", "b"], "tags": ["x"]}, ValueError, "tags: got 1 for 2 texts"),
         ({"text": ["a", "b"], "tags": ["x", 3]}, TypeError, r"tags\[1\]"),
         ({"text": "a", "tags": 3}, TypeError, "tags must be"),
-        ({"text": "a", "task": "region"}, ValueError, "task must be 'auto', 'image_level' or 'region_level'"),
-        ({"text": ["a", "b"], "task": ["auto"]}, ValueError, "task: got 1 for 2 texts"),
+        ({"text": "a", "level": "region"}, ValueError, "level must be 'auto', 'image_level' or 'region_level'"),
+        ({"text": ["a", "b"], "level": ["auto"]}, ValueError, "level: got 1 for 2 texts"),
         ({"text": ["a", "b"], "answers": "x"}, ValueError, "answers: got 1 for 2 texts"),
         ({"text": "a", "answers": [None]}, TypeError, r"answers\[0\]"),
         ({"images": IMAGE, "answers": "x"}, ValueError, "answers need text"),
@@ -340,3 +347,15 @@ def test_chat_of_several_messages(processor):
         {"role": "user", "content": [{"type": "text", "text": "what is it?"}, {"type": "text", "text": "a dog?"}]},
     ]
     assert processor.apply_chat_template(messages, add_generation_prompt=True) == "answer briefly. what is it? a dog?"
+
+
+def test_the_former_names_of_levels_are_taken(processor):
+    """`task=`, the key `task_ids` and `infer_task` until version 0.1."""
+    texts = ["where is the dog?", "what is it?"]
+    output = processor(text=texts, task=["auto", "region_level"])
+    assert output["level_ids"].tolist() == [0, 0]
+    assert output["task_ids"] is output["level_ids"]
+    assert "task_ids" not in output.keys()
+    with pytest.raises(ValueError, match="`task` is the former name of `level`"):
+        processor(text=texts, level="auto", task="auto")
+    assert infer_task is infer_level

@@ -15,9 +15,9 @@ from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpa
 from .grounding_lion import label_boxes, to_pixels
 from .image_loading_lion import ImageSource
 from .image_processing_lion import LionImageProcessor
+from .levels_lion import LEVELS, infer_level
 from .prompts_lion import SOFT_PROMPT_TOKEN, format_tags
 from .remote_code_lion import PROCESSOR_CODE, write_code
-from .tasks_lion import TASKS, infer_task
 
 
 _TRANSFORMERS_5 = int(transformers.__version__.split(".")[0]) >= 5
@@ -45,6 +45,13 @@ def add_qformer_bos_token(tokenizer: Any) -> Any:
     if tokenizer.bos_token is None:
         tokenizer.add_special_tokens({"bos_token": "[DEC]"})
     return tokenizer
+
+
+class LionBatchFeature(BatchFeature):
+    """What the processor returns. `level_ids` can still be read under the name `task_ids`."""
+
+    def __getitem__(self, item: Any) -> Any:
+        return super().__getitem__("level_ids" if item == "task_ids" else item)
 
 
 class LionProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
@@ -154,8 +161,9 @@ class LionProcessor(ProcessorMixin):
         images: ImageSource | Sequence[ImageSource] | None = None,
         text: str | Sequence[str] | None = None,
         tags: str | Sequence[str] | Sequence[str | Sequence[str] | None] | None = None,
-        task: str | Sequence[str] = "auto",
+        level: str | Sequence[str] | None = None,
         answers: str | Sequence[str] | None = None,
+        task: str | Sequence[str] | None = None,
         **kwargs: Unpack[LionProcessorKwargs],
     ) -> BatchFeature:
         """
@@ -172,18 +180,20 @@ class LionProcessor(ProcessorMixin):
             tags: per sample a comma-separated string, a list of strings, or None for no tag sentence; an empty string
                 or list gives the sentence with `[]`. One string or None holds for all samples. With a single string as
                 `text`, a list of strings is this sample's list.
-            task: `"image_level"`, `"region_level"`, or `"auto"` to decide by the instruction (see [`infer_task`]),
-                one for all samples or one each.
+            level: `"image_level"`, `"region_level"`, or `"auto"` (the default) to decide by the instruction (see
+                [`infer_level`]), one for all samples or one each.
             answers: the answers to learn, one per sample.
+            task: the former name of `level`.
             kwargs: of the image processor (`size`, `do_normalize`, ..) and of the text: `padding` (True), `truncation`
                 (True; of the prompt for T5), `max_length` (in place of `max_text_length`), `pad_to_multiple_of`,
                 `return_tensors` ("pt").
 
         Returns:
             With `images`: `pixel_values` (B, 3, H, W) float32. With `text`, all int64: `input_ids`, `attention_mask`
-            (B, L); `qformer_input_ids`, `qformer_attention_mask` (B, Lq); `task_ids` (B,), 0 for region level and 1
-            for image level; `soft_prompt_mask` (B, L), 1 at the tag sentence's own `<extra_id_0>` alone, whatever
-            tags and instruction hold. With `answers`: `labels` (B, T), end token included, padded with -100.
+            (B, L); `qformer_input_ids`, `qformer_attention_mask` (B, Lq); `level_ids` (B,), 0 for region level and 1
+            for image level (also read by their former name, `task_ids`); `soft_prompt_mask` (B, L), 1 at the tag
+            sentence's own `<extra_id_0>` alone, whatever tags and instruction hold. With `answers`: `labels` (B, T),
+            end token included, padded with -100.
 
         Raises:
             ValueError: the arguments are not of one length, or hold values they may not hold.
@@ -191,6 +201,9 @@ class LionProcessor(ProcessorMixin):
         """
         if images is None and text is None:
             raise ValueError("give images, text, or both")
+        if level is not None and task is not None:
+            raise ValueError("`task` is the former name of `level`: only one of them must be given")
+        level = level or task or "auto"
         for name in ("videos", "audio"):
             if kwargs.pop(name, None) is not None:
                 raise ValueError(f"LION takes no {name}")
@@ -208,7 +221,7 @@ class LionProcessor(ProcessorMixin):
             tag_lists = _tags_per_sample(tags, len(texts), single=isinstance(text, str))
             data.update(self._encode_prompts(texts, tag_lists, text_kwargs))
             data.update(self._encode_instructions(texts, text_kwargs))
-            data["task_ids"] = [TASKS.index(name) for name in _tasks_per_sample(task, texts)]
+            data["level_ids"] = [LEVELS.index(name) for name in _levels_per_sample(level, texts)]
             if answers is not None:
                 answers = _strings("answers", answers)
                 if len(answers) != len(texts):
@@ -224,7 +237,7 @@ class LionProcessor(ProcessorMixin):
                     "questions, repeat it, or encode it once with model.encode_images and pass images=None here"
                 )
             data = {**encoded, **data}
-        return BatchFeature(data, tensor_type=return_tensors)
+        return LionBatchFeature(data, tensor_type=return_tensors)
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
         """Ids of T5's tokenizer with the end token, not truncated."""
@@ -344,7 +357,7 @@ class LionProcessor(ProcessorMixin):
             "attention_mask",
             "qformer_input_ids",
             "qformer_attention_mask",
-            "task_ids",
+            "level_ids",
             "soft_prompt_mask",
         ]
 
@@ -431,14 +444,14 @@ def _tags_per_sample(tags: Any, count: int, single: bool) -> list[str | list[str
     return [tag if tag is None or isinstance(tag, str) else list(tag) for tag in tags]
 
 
-def _tasks_per_sample(task: str | Sequence[str], texts: list[str]) -> list[str]:
-    tasks = [task] * len(texts) if isinstance(task, str) else list(task)
-    if len(tasks) != len(texts):
-        raise ValueError(f"task: got {len(tasks)} for {len(texts)} texts; give one for all or one for each")
-    for name in tasks:
-        if name not in ("auto", *TASKS):
-            raise ValueError(f"task must be 'auto', 'image_level' or 'region_level', got {name!r}")
-    return [infer_task(text) if name == "auto" else name for name, text in zip(tasks, texts)]
+def _levels_per_sample(level: str | Sequence[str], texts: list[str]) -> list[str]:
+    levels = [level] * len(texts) if isinstance(level, str) else list(level)
+    if len(levels) != len(texts):
+        raise ValueError(f"level: got {len(levels)} for {len(texts)} texts; give one for all or one for each")
+    for name in levels:
+        if name not in ("auto", *LEVELS):
+            raise ValueError(f"level must be 'auto', 'image_level' or 'region_level', got {name!r}")
+    return [infer_level(text) if name == "auto" else name for name, text in zip(levels, texts)]
 
 
 def _padded_length(sequences: list[list[int]], text_kwargs: dict[str, Any], limit: int) -> int | None:
@@ -473,4 +486,4 @@ if False:  # Never runs: names the files that belong to this one, for transforme
     from .remote_code_lion import __name__ as _
     from .grounding_lion import __name__ as _
     from .prompts_lion import __name__ as _
-    from .tasks_lion import __name__ as _
+    from .levels_lion import __name__ as _

@@ -1,12 +1,14 @@
-"""Which of LION's two kinds of task an instruction is: region level (places) or image level (words)."""
+"""Which of LION's two levels an instruction belongs to: region level (places) or image level (words)."""
 
 import re
 
-from processing_lion.grounding_lion import parse_boxes
+from .grounding_lion import parse_boxes
 
 
-# The index is the task's id, by which the routers pick their weights (official models/lion_t5.py).
-TASKS = ("region_level", "image_level")
+# The index is the level's id, by which the routers pick their weights (official models/lion_t5.py).
+LEVELS = ("region_level", "image_level")
+TASKS = LEVELS
+"""The former name of `LEVELS`."""
 
 _PICTURE = r"(?:given |provided |same )?(?:image|picture|photo(?:graph)?|pic|frame)"
 
@@ -65,7 +67,7 @@ _DOING = re.compile(
 )
 
 
-def infer_task(instruction: str) -> str:
+def infer_level(instruction: str) -> str:
     """
     The level of an instruction by its words: `"region_level"` when it asks for a place in the picture (referring
     expression comprehension) or holds a box (generation), `"image_level"` otherwise.
@@ -83,7 +85,7 @@ def infer_task(instruction: str) -> str:
 
     All else, such as "is the dog left of the cat?" or "what is located on the table?", is image level. The wordings
     are those of the templates of Shikra (arXiv 2306.15195), which the authors' region-level prompts follow, and of VQA
-    benchmarks. Where a guess will not do, name the task.
+    benchmarks. Where a guess will not do, name the level.
 
     Args:
         instruction: the instruction without tag sentence.
@@ -97,6 +99,10 @@ def infer_task(instruction: str) -> str:
         return "image_level"
     asked = any(_asks_for_place(clause.strip()) for clause in re.split(r"[.?!;:,]", text))
     return "region_level" if asked else "image_level"
+
+
+infer_task = infer_level
+"""The former name of `infer_level`."""
 
 
 def _asks_for_place(clause: str) -> bool:
