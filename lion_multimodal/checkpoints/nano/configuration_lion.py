@@ -8,8 +8,10 @@ from transformers import InstructBlipQFormerConfig, InstructBlipVisionConfig, T5
 from transformers.configuration_utils import PretrainedConfig
 
 
-# The order is the task index and the adapter index of the official code: 0 = region-level, 1 = image-level.
-TASKS = ("region_level", "image_level")
+# The order is the level's index and the adapter's index in the official code: 0 = region level, 1 = image level.
+LEVELS = ("region_level", "image_level")
+TASKS = LEVELS
+"""The former name of `LEVELS`."""
 VISUAL_BRANCHES = ("qformer", "aggregator")
 BRANCH_OF_ADAPTER = {"image_level": "qformer", "region_level": "aggregator"}
 SHARED_ADAPTER = "shared"
@@ -100,13 +102,13 @@ class LionMixtureOfAdaptersConfig(PretrainedConfig):
         bottleneck_size (`int`, *optional*, defaults to 64): Width of each adapter's hidden layer.
         adapters (`list[str]`, *optional*, defaults to `["region_level", "image_level"]`):
             Adapters in their official order. `["region_level", "image_level"]` is the routed mixture; a single name is
-            one adapter without a router, `"shared"` one that belongs to no task; `[]` is the bare LLM.
+            one adapter without a router, `"shared"` one that belongs to no level; `[]` is the bare LLM.
     """
 
     model_type = "lion_mixture_of_adapters"
     base_config_key = "adapter_config"
 
-    def __init__(self, bottleneck_size: int = 64, adapters: Sequence[str] = TASKS, **kwargs: Any):
+    def __init__(self, bottleneck_size: int = 64, adapters: Sequence[str] = LEVELS, **kwargs: Any):
         super().__init__(**kwargs)
         self.bottleneck_size = bottleneck_size
         self.adapters = list(adapters)
@@ -114,7 +116,7 @@ class LionMixtureOfAdaptersConfig(PretrainedConfig):
     def fit_to_branches(self, visual_branches: Sequence[str]) -> None:
         """Raise `ValueError` unless the adapters exist, stand in order and have their visual branch."""
         _check_positive("adapter_config", bottleneck_size=self.bottleneck_size)
-        possible = [[], [SHARED_ADAPTER], *([task] for task in TASKS), list(TASKS)]
+        possible = [[], [SHARED_ADAPTER], *([level] for level in LEVELS), list(LEVELS)]
         if self.adapters not in possible:
             raise ValueError(f"`adapter_config.adapters` must be one of {possible}, got {self.adapters}.")
         for adapter in self.adapters:
@@ -191,7 +193,9 @@ class LionConfig(PretrainedConfig):
         self.visual_branches = list(visual_branches)
         self.qformer_input_layer_norm_eps = qformer_input_layer_norm_eps
         if adapter_config is None:
-            adapter_config = {"adapters": [t for t in TASKS if BRANCH_OF_ADAPTER[t] in self.visual_branches]}
+            adapter_config = {
+                "adapters": [level for level in LEVELS if BRANCH_OF_ADAPTER[level] in self.visual_branches]
+            }
 
         # The tower's own default range of 1e-10 would leave a fresh model blind.
         self.vision_config = self._sub_config("vision_config", vision_config, {"initializer_range": 0.02})

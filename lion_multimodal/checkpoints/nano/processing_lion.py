@@ -203,7 +203,7 @@ class LionProcessor(ProcessorMixin):
             raise ValueError("give images, text, or both")
         if level is not None and task is not None:
             raise ValueError("`task` is the former name of `level`: only one of them must be given")
-        level = level or task or "auto"
+        level = task if level is None else level
         for name in ("videos", "audio"):
             if kwargs.pop(name, None) is not None:
                 raise ValueError(f"LION takes no {name}")
@@ -444,7 +444,10 @@ def _tags_per_sample(tags: Any, count: int, single: bool) -> list[str | list[str
     return [tag if tag is None or isinstance(tag, str) else list(tag) for tag in tags]
 
 
-def _levels_per_sample(level: str | Sequence[str], texts: list[str]) -> list[str]:
+def _levels_per_sample(level: str | Sequence[str] | None, texts: list[str]) -> list[str]:
+    level = "auto" if level is None else level
+    if not isinstance(level, Sequence):
+        raise TypeError(f"level must be a string or a list of strings, got {level!r}")
     levels = [level] * len(texts) if isinstance(level, str) else list(level)
     if len(levels) != len(texts):
         raise ValueError(f"level: got {len(levels)} for {len(texts)} texts; give one for all or one for each")
