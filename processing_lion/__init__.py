@@ -12,7 +12,7 @@ from processing_lion.grounding_lion import (
 from processing_lion.image_loading_lion import image_size, load_image, load_images
 from processing_lion.image_processing_lion import LionImageProcessor
 from processing_lion.levels_lion import LEVELS, TASKS, infer_level, infer_task
-from processing_lion.processing_lion import LionProcessor, add_qformer_bos_token
+from processing_lion.processing_lion import LionProcessor, add_qformer_bos_token, check_processor_files
 from processing_lion.prompts_lion import (
     PROMPT_TEMPLATES,
     SOFT_PROMPT_TOKEN,
@@ -32,6 +32,7 @@ __all__ = [
     "PromptTemplate",
     "add_qformer_bos_token",
     "box_iou",
+    "check_processor_files",
     "draw_boxes",
     "format_box",
     "format_prompt",

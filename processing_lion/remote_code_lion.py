@@ -24,6 +24,7 @@ PROCESSOR_CODE = (
 TAGGER_CODE = (
     *IMAGE_PROCESSOR_CODE,
     "configuration_lion/configuration_ram.py",
+    "configuration_lion/validation_lion.py",
     "modeling_lion/attention_lion.py",
     "modeling_lion/hub_lion.py",
     "modeling_lion/modeling_ram.py",

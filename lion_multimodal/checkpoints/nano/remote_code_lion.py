@@ -19,7 +19,7 @@ PROCESSOR_CODE = (
     "processing_lion/grounding_lion.py",
     "processing_lion/processing_lion.py",
     "processing_lion/prompts_lion.py",
-    "processing_lion/levels_lion.py",
+    "processing_lion/tasks_lion.py",
 )
 TAGGER_CODE = (
     *IMAGE_PROCESSOR_CODE,
@@ -40,7 +40,6 @@ LION_CODE = tuple(
             "modeling_lion/pipeline_lion.py",
             "modeling_lion/tagger_lion.py",
             "modeling_lion/vision_aggregator_lion.py",
-            "modeling_lion/vision_model_lion.py",
         }
     )
 )
