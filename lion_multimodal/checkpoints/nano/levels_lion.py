@@ -15,10 +15,9 @@ _PICTURE = r"(?:given |provided |same )?(?:image|picture|photo(?:graph)?|pic|fra
 # The literal form of a box, as in "answer as [x1,y1,x2,y2]".
 _BOX_FORM = re.compile(r"\b(?:x_?[01]|x_?min|left), ?(?:y_?[01]|y_?min|top),")
 _COORDINATES = re.compile(r"\bcoordinates?\b|\bbounding[ -]?box(?:es)?\b|\bbbox(?:es)?\b")
-_OTHER_COORDINATES = re.compile(
-    r"\b(?:gps|geographic(?:al)?|latitude|longitude|map)\b"
-    r"|\bcoordinates?\b[^.?!]*\b(?:written|printed|shown|displayed|listed|engraved)\b"
-)
+_GLOBE = re.compile(r"\b(?:gps|geographic(?:al)?|latitude|longitude|map)\b")
+_COORDINATES_ALONE = re.compile(r"\bcoordinates?\b")
+_WRITTEN = re.compile(r"\b(?:written|printed|shown|displayed|listed|engraved)\b")
 # The wrappers of VQA benchmarks, which ask for words whatever the question.
 _WORDS_WANTED = re.compile(
     r"\banswer:|\b(?:options|choices|dialog(?:ue)? history):|\btrue or false\b|\byes or no\b"
@@ -93,7 +92,7 @@ def infer_level(instruction: str) -> str:
     text = " ".join(instruction.lower().replace("<image>", " ").split()).replace(" ,", ",")
     if parse_boxes(text) or _BOX_FORM.search(text):
         return "region_level"
-    if _COORDINATES.search(text) and not _OTHER_COORDINATES.search(text):
+    if _COORDINATES.search(text) and not _names_other_coordinates(text):
         return "region_level"
     if _WORDS_WANTED.search(text):
         return "image_level"
@@ -103,6 +102,17 @@ def infer_level(instruction: str) -> str:
 
 infer_task = infer_level
 """The former name of `infer_level`."""
+
+
+def _names_other_coordinates(text: str) -> bool:
+    """Whether coordinates are the globe's, or written on something in the same sentence."""
+    if _GLOBE.search(text):
+        return True
+    for sentence in re.split(r"[.?!]", text):
+        first = _COORDINATES_ALONE.search(sentence)
+        if first and _WRITTEN.search(sentence, first.end()):
+            return True
+    return False
 
 
 def _asks_for_place(clause: str) -> bool:

@@ -387,8 +387,11 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
                 "`input_ids`, or a single one for all (`image_features.select` repeats rows)."
             )
 
+        missing = 0 if soft_prompt_mask is None else input_ids.shape[1] - soft_prompt_mask.shape[1]
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
+        elif missing:  # a mask of another length counts from the text's first token
+            attention_mask, input_ids = pad_right(attention_mask, input_ids)
         else:
             attention_mask, input_ids, soft_prompt_mask = pad_right(attention_mask, input_ids, soft_prompt_mask)
         if qformer_attention_mask is not None:
@@ -396,6 +399,7 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
         embeds = self.get_input_embeddings()(input_ids)  # (batch_size, sequence_length, d_model)
         if soft_prompt_mask is not None:
             prompt = self.soft_prompt().to(embeds.device, embeds.dtype)  # (d_model,)
+            soft_prompt_mask = F.pad(soft_prompt_mask, (0, missing))  # (batch_size, sequence_length)
             embeds = torch.where(soft_prompt_mask.unsqueeze(-1).bool(), prompt, embeds)
         visual = self.get_visual_embeds(image_features, qformer_input_ids, qformer_attention_mask)
         return (
@@ -454,8 +458,9 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
             qformer_attention_mask (`torch.LongTensor` of shape `(batch_size, qformer_length)`, *optional*).
             level_ids (`torch.LongTensor` of shape `(batch_size,)`, *optional*): 0 = region level, 1 = image level, for
                 each row; image level by default. `task_ids`, its former name, is taken as well.
-            soft_prompt_mask (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*): 1 where the
-                soft prompt takes the place of a token.
+            soft_prompt_mask (`torch.LongTensor` of shape `(batch_size, length)`, *optional*): 1 where the soft prompt
+                takes the place of a token. It may be shorter than the prompt; then it stands for the text's first
+                tokens, wherever padding is.
             image_features ([`LionImageFeatures`], *optional*): What `encode_images` gave.
             labels (`torch.LongTensor` of shape `(batch_size, answer_length)`, *optional*): The answer; -100 is ignored.
             num_items_in_batch (`int`, *optional*): The number of label tokens to divide the summed loss by (gradient
@@ -632,6 +637,7 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
 if False:  # Never runs: names the files that belong to this one, for transformers to copy them.
     from .configuration_lion import __name__ as _
     from .configuration_ram import __name__ as _
+    from .validation_lion import __name__ as _
     from .attention_lion import __name__ as _
     from .hub_lion import __name__ as _
     from .language_model_lion import __name__ as _
