@@ -27,7 +27,9 @@ from trainers.rows import is_address
 
 logger = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = frozenset(
+    {".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+)
 _DATA_FILES = {".arrow": "arrow", ".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 
 
@@ -91,8 +93,16 @@ class ImageFolder:
 
 
 def _find_images(folder: Path) -> Iterator[str]:
-    for directory, subfolders, files in os.walk(folder):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+    # Linked folders are part of a collection, too; none is entered twice, so that a link upwards ends somewhere.
+    entered = {os.path.realpath(folder)}
+    for directory, subfolders, files in os.walk(folder, followlinks=True):
+        kept = []
+        for name in sorted(subfolders):
+            real = os.path.realpath(os.path.join(directory, name))
+            if not name.startswith(".") and real not in entered:
+                entered.add(real)
+                kept.append(name)
+        subfolders[:] = kept
         for name in files:
             if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES:
                 yield (Path(directory) / name).relative_to(folder).as_posix()
@@ -264,6 +274,8 @@ def tag_images(
     *,
     language: str = "en",
     tags_column: str = "tags",
+    thresholds: float | Sequence[float] | None = None,
+    scores_column: str | None = None,
     batch_size: int = 16,
     num_workers: int = 0,
 ) -> TaggingReport:
@@ -279,6 +291,8 @@ def tag_images(
         output (`str`): the file.
         language (`str`): `"en"` or `"zh"`.
         tags_column (`str`): the field for the tags.
+        thresholds (`float` or one for each tag, *optional*): in place of the tagger's own.
+        scores_column (`str`, *optional*): a field for the tags' probabilities, in the order of the tags.
         batch_size (`int`): images per forward pass of each process.
         num_workers (`int`): worker processes that read and preprocess images; 0 for none.
 
@@ -292,8 +306,9 @@ def tag_images(
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if tags_column == images.key:
         raise ValueError(f"tags_column must not be {images.key!r}, the field that names an image")
+    columns = [tags_column] if scores_column is None else [tags_column, scores_column]
     state = _process_state()
-    file = ResumableJsonl(output, images.key, [tags_column], state.process_index, state.num_processes)
+    file = ResumableJsonl(output, images.key, columns, state.process_index, state.num_processes)
     if state.is_main_process:
         file.path.parent.mkdir(parents=True, exist_ok=True)
         file.recover()
@@ -319,10 +334,18 @@ def tag_images(
                     logger.warning("skipped %s=%s: %s", images.key, name, reason)
                     broken.append(name)
             if readable:
-                tags = tagger.tag_pixel_values(torch.stack([pixels for _, pixels in readable]), language)
+                pixel_values = torch.stack([pixels for _, pixels in readable])
+                found: Any = (
+                    [(tags,) for tags in tagger.tag_pixel_values(pixel_values, language, thresholds)]
+                    if scores_column is None
+                    else [
+                        (list(scores), [round(score, 4) for score in scores.values()])
+                        for scores in tagger.score_pixel_values(pixel_values, language, thresholds)
+                    ]
+                )
                 file.append(
-                    {images.key: name, tags_column: image_tags}
-                    for (name, _), image_tags in zip(readable, tags, strict=True)
+                    {images.key: name, **dict(zip(columns, values))}
+                    for (name, _), values in zip(readable, found, strict=True)
                 )
             tagged += len(readable)
             progress.update(len(batch))
@@ -347,6 +370,7 @@ def tag_to_dataset(
     directory: str | os.PathLike,
     *,
     tags_column: str = "tags",
+    scores_column: str | None = None,
     **options: Any,
 ) -> TaggingReport:
     """
@@ -359,6 +383,7 @@ def tag_to_dataset(
         tagger, images: as in [`tag_images`].
         directory (`str`): where to write; must not exist.
         tags_column (`str`): name of the new column.
+        scores_column (`str`, *optional*): name of a new column of the tags' probabilities.
         options: the other arguments of [`tag_images`].
 
     Raises:
@@ -372,18 +397,22 @@ def tag_to_dataset(
             raise ValueError(f"{directory} exists already")
         # The run that wrote it ended between its last two steps.
         return _finish_dataset(directory, progress, images, tags_column)
-    if tags_column in dataset.column_names:
-        raise ValueError(f"tags_column {tags_column!r} is a column of the data set already")
-    report = tag_images(tagger, images, progress, tags_column=tags_column, **options)
+    columns = [name for name in (tags_column, scores_column) if name is not None]
+    for name, column in zip(("tags_column", "scores_column"), columns):
+        if column in dataset.column_names:
+            raise ValueError(f"{name} {column!r} is a column of the data set already")
+    report = tag_images(tagger, images, progress, tags_column=tags_column, scores_column=scores_column, **options)
     state = _process_state()
     if state.is_main_process:
-        tags = {record[images.key]: record[tags_column] for record in ResumableJsonl(progress, images.key).records()}
-        rows = [index for index, name in enumerate(images.names) if name in tags]
-        column = [tags[images.names[index]] for index in rows]
-        feature = Features({tags_column: [Value("string")]})[tags_column]
+        records = {record[images.key]: record for record in ResumableJsonl(progress, images.key).records()}
+        rows = [index for index, name in enumerate(images.names) if name in records]
+        tagged = dataset.select(rows)
+        for column, kind in zip(columns, ("string", "float32")):
+            values = [records[images.names[index]][column] for index in rows]
+            tagged = tagged.add_column(column, values, feature=Features({column: [Value(kind)]})[column])
         partial = directory.with_name(f"{directory.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        dataset.select(rows).add_column(tags_column, column, feature=feature).save_to_disk(partial)
+        tagged.save_to_disk(partial)
         partial.rename(directory)
         progress.unlink()
     state.wait_for_everyone()

@@ -38,24 +38,33 @@ def load_pipeline(
         model: Directory or Hub repo; the nano checkpoint of this package by default.
         device: Where to run; an accelerator by default, if there is one.
         adapter: A PEFT adapter on top of it, as `lion finetune` writes it.
+
+    Raises:
+        ValueError, OSError: there is no such device, or no whole checkpoint; option or file is named.
     """
     import torch
-    from transformers import AutoProcessor
     from transformers.utils import logging
 
     from lion_multimodal import checkpoints
+    from lion_multimodal.loading import check_device, check_weights, loading
     from modeling_lion import LionForConditionalGeneration, LionImageToTextPipeline
+    from processing_lion import LionProcessor
 
+    check_device(device, "--device")
     logging.disable_progress_bar()
     source = base_of_adapter(adapter, model) if adapter else str(model or checkpoints.path("nano"))
-    if adapter:
-        from trainers.finetune import load_tuned
+    with loading(source):
+        if adapter:
+            from trainers.finetune import load_tuned
 
-        loaded = load_tuned(adapter, source).get_base_model()
-    else:
-        loaded = LionForConditionalGeneration.from_pretrained(source)
-    return LionImageToTextPipeline(
-        model=loaded,
-        processor=AutoProcessor.from_pretrained(source),
-        device=device or torch.accelerator.current_accelerator() or "cpu",
-    )
+            loaded = load_tuned(adapter, source).get_base_model()
+        else:
+            loaded = LionForConditionalGeneration.from_pretrained(source)
+        check_weights(loaded, source)
+        pipe = LionImageToTextPipeline(
+            model=loaded,
+            processor=LionProcessor.from_pretrained(source),
+            device=device or torch.accelerator.current_accelerator() or "cpu",
+        )
+        pipe.tagger  # noqa: B018 (loads it now, so that an error is one of loading)
+    return pipe

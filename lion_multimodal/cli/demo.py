@@ -79,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
     """
     from lion_multimodal.cli.asking import load_pipeline
     from lion_multimodal.cli.contact_sheet import contact_sheet
+    from lion_multimodal.whole_files import whole_file
     from processing_lion import draw_boxes, load_image
 
     output = Path(args.output)
@@ -104,9 +105,11 @@ def run(args: argparse.Namespace) -> int:
         drawing, scale = enlarge(item.picture)
         found = [(box, exchange.about) for exchange in item.exchanges for box in exchange.boxes or []]
         boxes = [[side * scale for side in box] for box, _ in found]
-        draw_boxes(drawing, boxes, [about for _, about in found]).save(output)
+        sheet = draw_boxes(drawing, boxes, [about for _, about in found])
     else:
-        contact_sheet(shown).save(output)
+        sheet = contact_sheet(shown)
+    with whole_file(output) as partial:
+        sheet.save(partial)
     print(f"drawn     {output.resolve()}")
     return 0
 

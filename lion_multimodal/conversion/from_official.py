@@ -82,6 +82,14 @@ class OfficialFiles:
         return sources
 
 
+def _load_tokenizer(directory: Path) -> Any:
+    """A tokenizer of transformers' own, without the code that its files may name."""
+    tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    # It would be written again, and name code of somebody else's repo, or none at all.
+    tokenizer.init_kwargs.pop("auto_map", None)
+    return tokenizer
+
+
 class OfficialConversion:
     """
     A released LION, checked and ready to be written.
@@ -128,8 +136,8 @@ class OfficialConversion:
         for directory in (self.files.text_model, self.files.qformer_tokenizer):
             if not directory.is_dir():
                 raise FileNotFoundError(f"there is no directory {directory} with a tokenizer")
-        tokenizer = AutoTokenizer.from_pretrained(self.files.text_model)
-        qformer_tokenizer = add_qformer_bos_token(AutoTokenizer.from_pretrained(self.files.qformer_tokenizer))
+        tokenizer = _load_tokenizer(self.files.text_model)
+        qformer_tokenizer = add_qformer_bos_token(_load_tokenizer(self.files.qformer_tokenizer))
         problems = []
         if len(tokenizer) > self.config.text_config.vocab_size:
             problems.append(

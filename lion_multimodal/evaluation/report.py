@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from lion_multimodal.evaluation import published
 from lion_multimodal.evaluation.scoring import Score
+from lion_multimodal.whole_files import write_text
 
 
 PACKAGES = (
@@ -112,9 +113,7 @@ class Report:
         directory = Path(directory)
         content = json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
         for name, text in (("report.json", content), ("report.md", to_markdown(self))):
-            partial = directory / f"{name}.partial"
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(directory / name)
+            write_text(directory / name, text)
 
 
 def package_versions() -> dict[str, str]:

@@ -230,6 +230,18 @@ def test_tokenizers_must_fit(tmp_path):
     assert "tokenizer: that of bert has 608 tokens with [DEC], and the Q-Former 609 embeddings" in problems_of(files)
 
 
+def test_code_that_a_tokenizer_names_is_neither_run_nor_named_again(tmp_path):
+    files = write_official(tmp_path)
+    qformer_tokenizer = Path(shutil.copytree(files.qformer_tokenizer, tmp_path / "bert"))
+    for folder in (files.text_model, qformer_tokenizer):
+        config = json.loads((folder / "tokenizer_config.json").read_text())
+        config["auto_map"] = {"AutoTokenizer": ["somebody/else--evil.Evil", None]}
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    convert(dataclasses.replace(files, qformer_tokenizer=qformer_tokenizer), tmp_path / "out")
+    written = [path for path in (tmp_path / "out").rglob("*.json") if "somebody/else" in path.read_text()]
+    assert written == []
+
+
 def test_a_tagger_that_does_not_fit(tmp_path):
     ram = write_official_ram(tmp_path / "ram")
     names = read_tag_files(tmp_path / "ram" / "ram" / "data")
