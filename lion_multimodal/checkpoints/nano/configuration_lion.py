@@ -370,3 +370,6 @@ _PRESETS: dict[str, dict] = {
         "num_query_tokens": 8,
     },
 }
+
+
+# Made by write_code, of all code in this folder: 561498561f37479f17c29207294e5c1d

@@ -105,11 +105,22 @@ def intersection_over_union(first: Sequence[float], second: Sequence[float]) -> 
     Overlap of two boxes `(x1, y1, x2, y2)` with x1 <= x2 and y1 <= y2 in any one unit: the area that they share over
     the area that they cover together; 0.0 where that is zero.
     """
+    first, second = _box("first", first), _box("second", second)
     width = min(first[2], second[2]) - max(first[0], second[0])
     height = min(first[3], second[3]) - max(first[1], second[1])
     shared = max(0.0, width) * max(0.0, height)
     covered = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (first, second)) - shared
     return shared / covered if covered > 0 else 0.0
+
+
+def _box(name: str, box: Sequence[float]) -> list[float]:
+    try:
+        values = [float(edge) for edge in box]
+    except (TypeError, ValueError):
+        values = []
+    if len(values) != 4 or isinstance(box, (str, bytes)):
+        raise ValueError(f"`{name}` must be a box of 4 numbers (x1, y1, x2, y2), got {box!r:.100}")
+    return values
 
 
 def box_iou(boxes1: torch.Tensor, boxes2: torch.Tensor) -> torch.Tensor:

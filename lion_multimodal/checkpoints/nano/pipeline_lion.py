@@ -1,12 +1,16 @@
 """The pipeline `image-to-text`: pictures and instructions in; words, boxes in pixels and their labels out."""
 
+import functools
+import inspect
 import logging
 import os
+import types
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import Pipeline
+from PIL.Image import Image
+from transformers import GenerationConfig, GenerationMixin, Pipeline
 from transformers.modeling_utils import PreTrainedModel
 
 from .hub_lion import save_lion
@@ -39,6 +43,10 @@ class LionImageToTextPipeline(Pipeline):
     >>> pipe("street.jpg", prompt="Where is the red car?")
     [{'generated_text': '[0.440,0.060,0.650,0.367]', 'boxes': [[281.6, 28.8, 416.0, 176.2]], 'labels': ['']}]
     ```
+
+    With a model and a processor that are loaded already, make it by itself: `LionImageToTextPipeline(model=model,
+    processor=processor)`. The function `pipeline` finds a custom pipeline only where `model` is a name. Transformers'
+    own pipeline `"image-text-to-text"` works with LION, too, but never asks the tagger.
     """
 
     _load_processor = True
@@ -57,6 +65,9 @@ class LionImageToTextPipeline(Pipeline):
         super().__init__(*args, **kwargs)
         if self.processor is None:
             raise ValueError("`processor` is needed: the LionProcessor that belongs to the model.")
+        problems = self.model.loading_problems() if hasattr(self.model, "loading_problems") else []
+        if problems:
+            raise ValueError(f"the checkpoint {self.model.config._name_or_path} is not whole: {'; '.join(problems)}")
 
     @property
     def tagger(self) -> LionTagger | None:
@@ -83,15 +94,21 @@ class LionImageToTextPipeline(Pipeline):
         tags: str | Sequence[str] | bool | None = None,
         level: str | None = None,
         generate_kwargs: dict[str, Any] | None = None,
-        max_new_tokens: int | None = None,
         task: str | None = None,
+        **generation: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        sample = {"prompt": prompt, "tags": tags, "level": _one_level(level, task)}
+        level = _one_level(level, task)
+        if level is not None and not isinstance(level, (str, list, tuple)):
+            raise TypeError(f"`level` must be a string or a list of strings, got {level!r}.")
+        sample = {"prompt": prompt, "tags": tags, "level": level}
         generate_kwargs = dict(generate_kwargs or {})
-        if max_new_tokens is not None:
-            if "max_new_tokens" in generate_kwargs:
-                raise ValueError("`max_new_tokens` is given twice: by itself and in `generate_kwargs`.")
-            generate_kwargs["max_new_tokens"] = max_new_tokens
+        for name, value in generation.items():
+            if name not in _generation_arguments():
+                raise TypeError(f"`{name}` is neither an argument of this pipeline nor of `model.generate`.")
+            if name in generate_kwargs:
+                raise ValueError(f"`{name}` is given twice: by itself and in `generate_kwargs`.")
+            if value is not None:
+                generate_kwargs[name] = value
         return {name: value for name, value in sample.items() if value is not None}, generate_kwargs, {}
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
@@ -107,7 +124,8 @@ class LionImageToTextPipeline(Pipeline):
             level (`str` or `list[str]`, *optional*): `"image_level"`, `"region_level"`, or by default what the prompt
                 sounds like. `task` is its former name.
             generate_kwargs (`dict`, *optional*): For `model.generate`.
-            max_new_tokens (`int`, *optional*): Short for the same in `generate_kwargs`.
+            num_beams, max_new_tokens, temperature, ... (*optional*): Any argument of generation, short for the same in
+                `generate_kwargs`.
             batch_size (`int`, *optional*, defaults to 1): Pictures at a time.
 
         Returns:
@@ -118,7 +136,7 @@ class LionImageToTextPipeline(Pipeline):
 
         Raises:
             ValueError: lists of different lengths, or a dict with other keys.
-            TypeError, OSError: a picture cannot be read.
+            TypeError, ValueError, OSError: a picture cannot be read; of several, its place in the list is named.
         """
         if isinstance(inputs, tuple):
             inputs = list(inputs)
@@ -134,6 +152,9 @@ class LionImageToTextPipeline(Pipeline):
                     if len(values) != len(inputs):
                         raise ValueError(f"`{name}` has {len(values)} entries for {len(inputs)} pictures.")
                     inputs = [{name: value, **sample} for value, sample in zip(values, inputs)]
+            inputs = [_Numbered(sample, index) for index, sample in enumerate(inputs)]
+        elif isinstance(inputs, types.GeneratorType):
+            inputs = (_Numbered(_as_sample(item), index) for index, item in enumerate(inputs))
         if self._needs_tagger(inputs, kwargs.get("tags", self._preprocess_params.get("tags"))):
             self.tagger  # noqa: B018 (loads it, once and not in every worker)
         return super().__call__(inputs, **kwargs)
@@ -150,7 +171,7 @@ class LionImageToTextPipeline(Pipeline):
     ) -> dict[str, dict[str, Any]]:
         sample = {"prompt": prompt, "tags": tags, "level": level}
         sample.update({name: value for name, value in _as_sample(inputs).items() if value is not None})
-        image = load_image(sample.pop("image"))
+        image = _load(sample.pop("image"), getattr(inputs, "index", None))
         sample["prompt"] = format_prompt("caption_short") if sample["prompt"] is None else sample["prompt"]
         sample["level"] = sample["level"] or "auto"
         sample["image_size"] = (image.height, image.width)
@@ -206,6 +227,32 @@ def _one_level(level: Any, task: Any) -> Any:
     if level is not None and task is not None:
         raise ValueError("`task` is the former name of `level`: only one of them must be given.")
     return task if level is None else level
+
+
+class _Numbered(dict):
+    """A sample that knows its place."""
+
+    def __init__(self, sample: dict[str, Any], index: int):
+        super().__init__(sample)
+        self.index = index
+
+
+def _load(image: Any, index: int | None) -> Image:
+    try:
+        return load_image(image)
+    except (OSError, TypeError, ValueError) as error:
+        if index is None:
+            raise
+        kind = next(kind for kind in (FileNotFoundError, OSError, TypeError, ValueError) if isinstance(error, kind))
+        raise kind(f"images[{index}]: {error}") from error
+
+
+@functools.cache
+def _generation_arguments() -> frozenset[str]:
+    """Fields of a generation's configuration, and what `generate` takes besides."""
+    called = {"self", "inputs", "kwargs", "generation_config"}
+    arguments = set(inspect.signature(GenerationMixin.generate).parameters) - called
+    return frozenset(arguments | set(GenerationConfig().to_dict()) | {"generation_config", "use_cache"})
 
 
 def _as_sample(item: Any) -> dict[str, Any]:
