@@ -44,10 +44,10 @@ class MultiHeadAttention(nn.Module):
         bias: torch.Tensor | None = None,
         output_attentions: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """See [`attend_with_weights`]."""
-        return attend_with_weights(
-            self, query, key, value, self.attention_dropout, bias, self.scaling, output_attentions
-        )
+        """See [`attend_with_weights`]; the weights only where they are asked for."""
+        dropout, scaling = self.attention_dropout, self.scaling
+        attended, weights = attend_with_weights(self, query, key, value, dropout, bias, scaling, output_attentions)
+        return attended, weights if output_attentions else None
 
 
 def eager_attention_forward(
@@ -91,11 +91,11 @@ def attend_with_weights(
             Added to the scores; its shape is that of the scores, or 1 in any of the first three dimensions.
         scaling (`float`, *optional*): Factor of the scores. Defaults to `head_dim ** -0.5`.
         output_attentions (`bool`):
-            Whether the weights are wanted. Only the eager implementation has them, so it is used then.
+            Whether the weights must be there. Only the eager implementation makes them, so it is used then.
 
     Returns:
         `torch.Tensor` of shape `(batch_size, num_queries, num_heads * head_dim)`, and the weights
-        `(batch_size, num_heads, num_queries, num_keys)` where they are wanted.
+        `(batch_size, num_heads, num_queries, num_keys)`, or None where none are made.
     """
     implementation = module.config._attn_implementation
     arguments: dict[str, Any] = {"attention_mask": bias}
@@ -116,7 +116,7 @@ def attend_with_weights(
         dropout=dropout if module.training else 0.0,
         **arguments,
     )
-    return attended.flatten(2), weights if output_attentions else None
+    return attended.flatten(2), weights if function is eager_attention_forward else None
 
 
 def attend(
