@@ -372,4 +372,4 @@ _PRESETS: dict[str, dict] = {
 }
 
 
-# Made by write_code, of all code in this folder: 561498561f37479f17c29207294e5c1d
+# Made by write_code, of all code in this folder: 30a530af8442e2563ae69ef75431bb5d

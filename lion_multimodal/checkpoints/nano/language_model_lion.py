@@ -8,7 +8,7 @@ The level of every sample comes in as `routing` and is handed from the model to 
 
 import copy
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -506,7 +506,7 @@ class LionT5ForConditionalGeneration(LionT5PreTrainedModel, GenerationMixin):
         adapter_config ([`LionMixtureOfAdaptersConfig`], *optional*): The adapters; none by default.
     """
 
-    _tied_weights_keys: ClassVar[dict[str, str]] = {
+    _tied_weights_keys: dict[str, str] = {
         "encoder.embed_tokens.weight": "shared.weight",
         "decoder.embed_tokens.weight": "shared.weight",
         "lm_head.weight": "shared.weight",
@@ -556,7 +556,7 @@ class LionT5ForConditionalGeneration(LionT5PreTrainedModel, GenerationMixin):
         attention_mask: torch.Tensor | None = None,
         decoder_input_ids: torch.LongTensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
-        encoder_outputs: BaseModelOutput | tuple | None = None,
+        encoder_outputs: Any = None,
         past_key_values: EncoderDecoderCache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         decoder_inputs_embeds: torch.Tensor | None = None,

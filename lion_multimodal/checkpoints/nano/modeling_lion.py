@@ -55,7 +55,8 @@ class LionAggregatorProjection(nn.Module):
         self.fc2 = nn.Linear(4 * hidden_size, output_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.fc2(F.gelu(self.fc1(hidden_states)))
+        widened = F.gelu(self.fc1(hidden_states))  # (num_images, num_patches + 1, 4 * hidden_size)
+        return self.fc2(widened)  # (num_images, num_patches + 1, output_size)
 
 
 @dataclass
@@ -153,7 +154,7 @@ class LionPreTrainedModel(SelfContainedModel):
         )
 
 
-def pad_right(attention_mask: torch.Tensor, *others: torch.Tensor | None) -> list[torch.Tensor | None]:
+def pad_right(attention_mask: torch.Tensor, *others: torch.Tensor | None) -> list[Any]:
     """
     Move padding in front of a row behind it, in a mask `(batch_size, length)` and in what it belongs to: visual tokens
     stand before the text, and what is between the two would part them.
@@ -307,6 +308,7 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
         aggregator_config = self.config.aggregator_config
         with_aggregator = "aggregator" in self.active_branches
         kept_blocks = {aggregator_config.query_layer, *aggregator_config.context_layers} if with_aggregator else ()
+        # All of them (num_images, num_patches + 1, vision_hidden_size)
         image_embeds, kept = self.vision_model(
             pixel_values, kept_blocks=kept_blocks, interpolate_pos_encoding=interpolate_pos_encoding
         )
@@ -317,6 +319,7 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
             aggregated = self.vision_aggregator(
                 kept[aggregator_config.query_layer], [kept[i] for i in aggregator_config.context_layers]
             )
+            # (num_images, num_patches + 1, d_model)
             features["aggregator_embeds"] = self.aggregator_projection(self.aggregator_norm(aggregated))
         return features
 
@@ -339,6 +342,7 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
                 raise ValueError("`qformer_input_ids` is needed: the Q-Former reads the instruction.")
             image_embeds = image_features["image_embeds"]
             batch_size = qformer_input_ids.shape[0]
+            # (batch_size, num_query_tokens, qformer_hidden_size)
             queries = self.query_tokens().expand(batch_size, -1, -1).to(image_embeds.device)
             if qformer_attention_mask is None:
                 qformer_attention_mask = torch.ones_like(qformer_input_ids)  # type: ignore[assignment]
@@ -350,9 +354,11 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
                 encoder_hidden_states=image_embeds,
                 encoder_attention_mask=image_embeds.new_ones(image_embeds.shape[:2], dtype=torch.long),
             )
+            # Of (batch_size, num_query_tokens + qformer_length, qformer_hidden_size) what stands in the queries' places
             tokens.append(self.language_projection(outputs.last_hidden_state[:, : queries.shape[1]]))
         if "aggregator" in self.active_branches:
             tokens.append(image_features["aggregator_embeds"])
+        # (batch_size, num_image_tokens, d_model)
         return torch.cat([t.to(tokens[0].device, tokens[0].dtype) for t in tokens], dim=1)
 
     def prepare_encoder_inputs(

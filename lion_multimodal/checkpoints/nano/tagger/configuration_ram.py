@@ -251,4 +251,4 @@ def _validate_swin(config: SwinConfig) -> None:
 __all__ = ["RamConfig"]
 
 
-# Made by write_code, of all code in this folder: 2e72bf0f9f42f3501bf6f925ee2a9598
+# Made by write_code, of all code in this folder: b1702844c925b0658c4523402857b41d

@@ -100,8 +100,7 @@ class RamCrossAttention(nn.Module):
         )
         query = query.expand(key.shape[0], -1, -1, -1)
         dropout = self.config.attention_probs_dropout_prob
-        is_eager = self.config._attn_implementation in (None, "eager")
-        attended, weights = attend_with_weights(self, query, key, value, dropout, output_attentions=is_eager)
+        attended, weights = attend_with_weights(self, query, key, value, dropout)
         return self.output(attended), weights
 
 
