@@ -28,7 +28,8 @@ def image_processor(request):
 def test_image_processor_in_json(image_processor, tmp_path):
     read = json.loads(image_processor.to_json_string())
     for name, value in image_processor.to_dict().items():
-        assert read[name] == value, name
+        if not name.startswith("_"):  # transformers 4 leaves those out
+            assert read[name] == value, name
     image_processor.to_json_file(tmp_path / "image_processor.json")
     assert LionImageProcessor.from_json_file(tmp_path / "image_processor.json").to_dict() == image_processor.to_dict()
     image_processor.save_pretrained(tmp_path)

@@ -63,5 +63,5 @@ def test_chats_in_the_pipeline_of_transformers(model, shipped):
     assert alone["generated_text"] == last["generated_text"]
     ids = model.generate(**shipped(IMAGE, "what is it?"), max_new_tokens=6)
     assert shipped.batch_decode(ids, skip_special_tokens=True)[0] == alone["generated_text"]
-    with pytest.raises(ValueError, match="must end with a message of the role 'user'"):
+    with pytest.raises(ValueError, match="continue_final_message"):
         pipe(text=earlier[:2], **options)
