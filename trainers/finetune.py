@@ -28,6 +28,7 @@ from modeling_lion.hub_lion import TAGGER_SUBFOLDER
 from modeling_lion.modeling_lion import LionForConditionalGeneration
 from modeling_lion.peft_lion import LionAdapterConfig, fold_adapters
 from processing_lion import LionProcessor
+from trainers.atomic import atomic_directory
 from trainers.datasets_lion import build_dataset
 from trainers.files import find_last_checkpoint, read_result, write_whole
 from trainers.precision import has_fast_bfloat16
@@ -370,9 +371,8 @@ def merge_adapter(adapter: str | Path, output: str | Path, model: str | Path | N
     except OSError:
         tagger = None
     processor = LionProcessor.from_pretrained(base)
-    partial = output.with_name(f".{output.name}.partial")
-    save_lion(partial, merged, processor, tagger)
-    partial.rename(output)
+    with atomic_directory(output) as partial:
+        save_lion(partial, merged, processor, tagger)
     return output
 
 
