@@ -281,7 +281,7 @@ def test_rows_are_held_out_by_whole_images(folder):
 
 
 def test_epochs_follow_the_number_of_rows():
-    assert [default_epochs(rows) for rows in (10, 100, 500, 10_000, 100_000)] == [20, 18, 8, 2, 1]
+    assert [default_epochs(rows) for rows in (10, 100, 500, 1000, 10_000, 100_000)] == [60, 16, 3, 2, 1, 1]
 
 
 def test_two_processes_train_together(tmp_path, finished_lion, folder):
