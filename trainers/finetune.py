@@ -28,6 +28,7 @@ from modeling_lion.hub_lion import TAGGER_SUBFOLDER
 from modeling_lion.modeling_lion import LionForConditionalGeneration
 from modeling_lion.peft_lion import LionAdapterConfig, fold_adapters
 from processing_lion import LionProcessor
+from trainers.atomic import atomic_directory
 from trainers.datasets_lion import build_dataset
 from trainers.files import find_last_checkpoint, read_result, write_whole
 from trainers.precision import has_fast_bfloat16
@@ -370,9 +371,8 @@ def merge_adapter(adapter: str | Path, output: str | Path, model: str | Path | N
     except OSError:
         tagger = None
     processor = LionProcessor.from_pretrained(base)
-    partial = output.with_name(f".{output.name}.partial")
-    save_lion(partial, merged, processor, tagger)
-    partial.rename(output)
+    with atomic_directory(output) as partial:
+        save_lion(partial, merged, processor, tagger)
     return output
 
 
@@ -413,8 +413,8 @@ def hold_out(rows: datasets.Dataset, seed: int) -> tuple[datasets.Dataset, datas
     if wanted < 1:
         return rows, None
     by_image: dict[Any, list[int]] = {}
-    for index, image in enumerate(rows.select_columns("image")["image"] if _has_paths(rows) else [None] * len(rows)):
-        by_image.setdefault(index if image is None or not image["path"] else image["path"], []).append(index)
+    for index, path in enumerate(_image_paths(rows)):
+        by_image.setdefault(index if path is None else path, []).append(index)
     names = list(by_image)
     aside: list[int] = []
     for position in np.random.default_rng(seed).permutation(len(names)):
@@ -428,10 +428,13 @@ def hold_out(rows: datasets.Dataset, seed: int) -> tuple[datasets.Dataset, datas
     return rows.select(kept), rows.select(sorted(aside))
 
 
-def _has_paths(rows: datasets.Dataset) -> bool:
-    """Whether images are files; those inside of a dataset would all have to be read to be told apart."""
-    first = rows[0]["image"]
-    return bool(first) and not first["bytes"] and bool(first["path"])
+def _image_paths(rows: datasets.Dataset) -> list[str | None]:
+    """Where images are files, their paths. Those inside of a dataset would all have to be read to be told apart."""
+    images = rows.select_columns("image").cast_column("image", datasets.Image(decode=False))
+    first = images[0]["image"]
+    if not first or first["bytes"] or not first["path"]:
+        return [None] * len(rows)
+    return [image and image["path"] for image in images["image"]]
 
 
 def _figures(trainer: LionSFTTrainer, evaluation: Mapping[str, datasets.Dataset]) -> dict[str, dict[str, float]]:

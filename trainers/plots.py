@@ -110,6 +110,6 @@ def _figure(width: float, height: float, rows: int = 1) -> tuple["Figure", Any]:
 
 def _save(figure: "Figure", path: str | os.PathLike) -> Path:
     path = Path(path)
-    write_whole(path, lambda file: figure.savefig(file, dpi=150))
+    write_whole(path, lambda file: figure.savefig(file, dpi=150, format=path.suffix[1:]))
     logger.info("Drew %s.", path)
     return path

@@ -7,6 +7,7 @@ trust, as you would a script.
 
 import dataclasses
 import json
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,19 @@ from trainers.stages import STAGES, Stage
 DATA_DIR = "{data_dir}"
 ROW_COLUMNS = ("image", "prompt", "completion", "messages", "tags", "level")
 _TEMPLATE_COLUMNS = tuple(sorted({f for template in PROMPT_TEMPLATES.values() for f in template.fields}))
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with the numbers that people write: PyYAML takes `1e-4` for a text, since YAML 1.1 wants `1.0e-4`."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def _load_yaml(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 (a safe loader)
 
 
 class RecipeError(ValueError):
@@ -357,7 +371,7 @@ def find_recipe(path: str | Path) -> Path:
 def _read(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The content of a recipe, on top of what it extends."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        content = _load_yaml(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}).") from None
     except yaml.YAMLError as error:
@@ -401,7 +415,7 @@ def _override(content: dict, override: str) -> None:
         else:
             raise RecipeError(f"Override {override!r}: `{'.'.join(parents[:depth])}` has no fields.")
     try:
-        parsed = yaml.safe_load(value)
+        parsed = _load_yaml(value)
     except yaml.YAMLError:
         raise RecipeError(f"Override {override!r}: {value!r} is not a YAML value.") from None
     if isinstance(node, list):

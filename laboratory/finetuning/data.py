@@ -3,6 +3,7 @@ Folders of images as somebody might have them, drawn from the synthetic world: a
 never asked, objects under a name that it never read, and the questions that it knows.
 """
 
+import argparse
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -70,7 +71,38 @@ def write_rows(folder: str | Path, rows: Iterable[tuple[Scene, dict[str, Any]]],
     return folder
 
 
-def known_rows(task: str, count: int, first: int = 0) -> Iterator[tuple[Scene, dict[str, Any]]]:
-    """Questions of a task that the nano was trained on, about test scenes."""
-    for scene, sample in held_out(task, count, first_scene=first):
+def known_rows(task: str, count: int, first: int = 0, split: str = "test") -> Iterator[tuple[Scene, dict[str, Any]]]:
+    """Questions of a task that the nano was trained on, about scenes of a split."""
+    for scene, sample in held_out(task, count, split, first):
         yield scene, {"prompt": sample.prompt, "completion": sample.completion, "level": sample.level}
+
+
+def write_all(folder: str | Path, rows: int = 500, test_rows: int = 50) -> Path:
+    """
+    Write the folders that fine-tuning is measured with: `question` and `word` (of a new kind of question, of a new
+    word) with `question_test` and `word_test`, `old` (rows of all known tasks to train on beside), `known/TASK`.
+    """
+    folder = Path(folder)
+    write_rows(folder / "question", new_question_rows(scenes_of("train", 500_000_000)), rows)
+    write_rows(folder / "question_test", new_question_rows(scenes_of("test")), test_rows)
+    write_rows(folder / "word", new_word_rows(scenes_of("train", 600_000_000)), rows // 2)  # REC and REG of each
+    write_rows(folder / "word_test", new_word_rows(scenes_of("test", 50_000)), test_rows)
+    share = rows // len(KNOWN_TASKS)
+    old = [
+        row
+        for number, task in enumerate(KNOWN_TASKS)
+        for row in known_rows(task, share, 700_000_000 + number * 1000, "train")
+    ]
+    write_rows(folder / "old", old, len(old))
+    for task in KNOWN_TASKS:
+        write_rows(folder / "known" / task, known_rows(task, test_rows, 100_000), test_rows)
+    return folder
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", help="where the folders go")
+    parser.add_argument("--rows", type=int, default=500, help="rows to train on (default: 500)")
+    parser.add_argument("--test-rows", type=int, default=50, help="rows to test on, of each task (default: 50)")
+    arguments = parser.parse_args()
+    print(write_all(arguments.folder, arguments.rows, arguments.test_rows))

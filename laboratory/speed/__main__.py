@@ -67,7 +67,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("benchmarks").setLevel(logging.INFO)
+    logging.getLogger("laboratory").setLevel(logging.INFO)
     transformers_logging.set_verbosity_error()  # its advice on generation settings, at every call
     if options.threads:
         torch.set_num_threads(options.threads)

@@ -170,7 +170,10 @@ def _classification(scores: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def _overlap(predicted: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-    """Intersection over union of `(N, 4)` boxes, row by row."""
+    """
+    Intersection over union of `(N, 4)` boxes, row by row, as a loss needs it: with gradients, and for predicted corners
+    in any order.
+    """
     low, high = torch.maximum(predicted[:, :2], true[:, :2]), torch.minimum(predicted[:, 2:], true[:, 2:])
     common = (high - low).clamp(min=0).prod(-1)
     areas = sum((boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(-1) for boxes in (predicted, true))

@@ -54,13 +54,12 @@ def load_pipeline(
     logging.disable_progress_bar()
     source = base_of_adapter(adapter, model) if adapter else str(model or checkpoints.path("nano"))
     with loading(source):
-        if adapter:
-            from trainers.finetune import load_tuned
-
-            loaded = load_tuned(adapter, source).get_base_model()
-        else:
-            loaded = LionForConditionalGeneration.from_pretrained(source)
+        loaded = LionForConditionalGeneration.from_pretrained(source)
         check_weights(loaded, source)
+        if adapter:
+            from trainers.finetune import attach_adapter
+
+            loaded = attach_adapter(loaded, adapter).get_base_model()
         pipe = LionImageToTextPipeline(
             model=loaded,
             processor=LionProcessor.from_pretrained(source),

@@ -26,12 +26,18 @@ def _add_sources_parser(actions: argparse._SubParsersAction) -> None:
         help="list the paper's sources of training data",
         description="List the paper's sources of training data, with the files that they are read from.",
     )
+    parser.add_argument("--markdown", action="store_true", help="write the tables of docs/training_data.md")
     parser.set_defaults(run=_list_sources)
 
 
 def _list_sources(args: argparse.Namespace) -> int:
     from trainers.sources import SOURCES
 
+    if args.markdown:
+        from trainers.sources.documentation import source_sections, source_table
+
+        print(f"{source_table()}\n\n{source_sections()}")
+        return 0
     for source in SOURCES.values():
         rows = ", ".join(
             f"{'' if kind.exact else 'about '}{kind.expected['train']:,} rows{f' of {kind.name}' if kind.name else ''}"

@@ -171,11 +171,11 @@ def draw(image: Any, answer: dict[str, Any], file: Path) -> None:
     """Write an image with the answer's boxes."""
     from PIL.PngImagePlugin import PngInfo
 
-    from lion_multimodal.whole_files import whole_file
     from processing_lion import draw_boxes
+    from trainers.atomic import atomic_file
 
     mark = PngInfo()
     mark.add_text(_MARK, "drawing")
     file.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(file) as partial:
+    with atomic_file(file) as partial:
         draw_boxes(image, answer.get("boxes", []), answer.get("labels")).save(partial, pnginfo=mark)

@@ -337,7 +337,7 @@ class TestSaving:
         base.enable_adapters()
         assert torch.equal(logits(base), logits(stages))
 
-    def test_a_fresh_process_needs_no_preparation(self, folder, stages, inputs, logits, tmp_path):
+    def test_a_fresh_process_needs_one_import(self, folder, stages, inputs, logits, tmp_path):
         """And what was folded needs no PEFT."""
         make_base().save_pretrained(tmp_path / "base")
         fold_adapters(stages).save_pretrained(tmp_path / "folded")
@@ -355,6 +355,7 @@ load = modeling_lion.LionForConditionalGeneration.from_pretrained
 with torch.no_grad():
     folded = load({str(tmp_path / "folded")!r})(**inputs, task_ids=task_ids).logits
     assert "peft" not in sys.modules
+    import modeling_lion.peft_lion
     from peft import PeftModel
     model = PeftModel.from_pretrained(load({str(tmp_path / "base")!r}), {str(folder / "stage1")!r}, "stage1")
     model.load_adapter({str(folder / "stage2")!r}, "stage2")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from peft import PeftModel
@@ -257,10 +258,18 @@ def test_recipes_say_what_does_not_go_together():
         Recipe.from_content({"output_dir": "o", "model": "m", "finetune": {"data": [], "method": "prompt"}})
 
 
-def test_rows_are_held_out_by_whole_images():
-    rows = make_rows(40).map(lambda row, i: {"name": i // 4}, with_indices=True)
+def test_rows_are_held_out_by_whole_images(folder):
+    paths = [str(folder / f"{index // 4}.png") for index in range(40)]
+    rows = datasets.Dataset.from_dict({"image": paths}).cast_column("image", datasets.Image())
     kept, aside = hold_out(rows, seed=0)
+    kept, aside = (
+        [row["path"] for row in part.cast_column("image", datasets.Image(decode=False))["image"]]
+        for part in (kept, aside)
+    )
     assert (len(kept), len(aside)) == (36, 4)
+    assert len(set(aside)) == 1
+    assert not set(aside) & set(kept)
+    assert len(hold_out(make_rows(20), seed=0)[1]) == 2
     assert hold_out(make_rows(3), seed=0)[1] is None
 
 

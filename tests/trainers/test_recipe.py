@@ -149,3 +149,11 @@ def test_a_recipe_that_is_not_utf_8_is_named(tmp_path):
         Recipe.load(path)
     path.write_bytes(b"\xef\xbb\xbfoutput_dir: out\nmodel: base\n")
     assert Recipe.load(path).output_dir == "out"
+
+
+@pytest.mark.parametrize("number", ["1e-4", "1.0e-4", "1E-4", "-2e3", ".5e1"])
+def test_numbers_are_read_as_people_write_them(tmp_path, number):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"output_dir: out\nmodel: base\ntraining: {{learning_rate: {number}, run_name: 1e-4b}}\n")
+    recipe = Recipe.load(path, [f"training.weight_decay={number}"])
+    assert recipe.training == {"learning_rate": float(number), "run_name": "1e-4b", "weight_decay": float(number)}

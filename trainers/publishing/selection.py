@@ -150,6 +150,8 @@ def _reason_to_leave_out(path: Path, directory: Path) -> str | None:
         return "a link that leads nowhere"
     if path.suffix in _PICKLED:
         return "pickled, or not known to be free of pickles"
+    if ".partial" in path.suffixes:
+        return "unfinished"
     if path.name in _OF_TRAINING or ".tfevents." in path.name:
         return "a training run's"
     if path.name in _NAMES or path.suffix in _SUFFIXES or path.suffix in _IMAGES:

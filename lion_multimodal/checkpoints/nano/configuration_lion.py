@@ -345,4 +345,4 @@ _PRESETS: dict[str, dict] = {
 }
 
 
-# Made by write_code, of all code in this folder: 1e8bdd00613ce085c3e9bf6df613b3b0
+# Made by write_code, of all code in this folder: df896b2b0783cc7ce5932ea4805ba44c

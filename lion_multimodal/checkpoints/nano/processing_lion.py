@@ -20,7 +20,7 @@ from .remote_code_lion import PROCESSOR_CODE, write_code
 from .tasks_lion import TASKS, infer_task
 
 
-_TRANSFORMERS_5 = int(transformers.__version__.split(".")[0]) >= 5
+TRANSFORMERS_5 = int(transformers.__version__.split(".")[0]) >= 5
 _IGNORED_LABEL = -100
 
 # LION's conversations are one question on one picture: the text parts are the instruction, the picture has no token.
@@ -69,7 +69,7 @@ class LionProcessor(ProcessorMixin):
         max_answer_length: the most tokens of an answer or candidate, end token included.
     """
 
-    if not _TRANSFORMERS_5:  # transformers 5 reads the signature of __init__ instead
+    if not TRANSFORMERS_5:  # transformers 5 reads the signature of __init__ instead
         attributes = ["image_processor", "tokenizer", "qformer_tokenizer"]
         image_processor_class = "AutoImageProcessor"
         tokenizer_class = "AutoTokenizer"
@@ -133,7 +133,7 @@ class LionProcessor(ProcessorMixin):
         # Not above: the models' room uses this one.
 
         save_directory = os.fspath(save_directory)
-        if not _TRANSFORMERS_5:
+        if not TRANSFORMERS_5:
             self.qformer_tokenizer.save_pretrained(os.path.join(save_directory, "qformer_tokenizer"))
             self.attributes = ["image_processor", "tokenizer"]  # shadows the class's list for this call
         try:
