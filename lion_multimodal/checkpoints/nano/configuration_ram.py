@@ -251,4 +251,4 @@ def _validate_swin(config: SwinConfig) -> None:
 __all__ = ["RamConfig"]
 
 
-# Made by write_code, of all code in this folder: 30a530af8442e2563ae69ef75431bb5d
+# Made by write_code, of all code in this folder: 5616f0bd4990f79f3734180469378853

@@ -11,7 +11,7 @@ Box = tuple[float, float, float, float]
 
 # A group in brackets that holds no further brackets; what is a box among these is decided number by number.
 _GROUP = re.compile(r"\[([^\[\]()]{7,})\]|\(([^\[\]()]{7,})\)")
-_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)", re.ASCII)
+NUMBER = r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
 # How far outside [0, 1] a coordinate may lie and still be taken for a fraction rather than for pixels.
 _TOLERANCE = 0.1
 
@@ -22,7 +22,7 @@ def _read_group(content: str) -> list[Box]:
     for part in content.strip().rstrip(";").split(";"):
         # Between commas, blanks are strays ("0. 440"); without commas they separate.
         numbers = [re.sub(r"\s+", "", number) for number in part.split(",")] if "," in part else part.split()
-        if len(numbers) != 4 or not all(_NUMBER.fullmatch(number) for number in numbers):
+        if len(numbers) != 4 or not all(re.fullmatch(NUMBER, number) for number in numbers):
             return []
         values = [float(number) for number in numbers]
         if not all(-_TOLERANCE <= value <= 1 + _TOLERANCE for value in values):

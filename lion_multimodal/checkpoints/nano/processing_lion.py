@@ -24,7 +24,7 @@ from .prompts_lion import SOFT_PROMPT_TOKEN, format_tags
 from .remote_code_lion import PROCESSOR_CODE, write_code
 
 
-_TRANSFORMERS_5 = int(transformers.__version__.split(".")[0]) >= 5
+TRANSFORMERS_5 = int(transformers.__version__.split(".")[0]) >= 5
 _IGNORED_LABEL = -100
 
 # LION has no memory of turns: the last message is the question. Its text parts are the instruction; the image has no
@@ -164,7 +164,7 @@ class LionProcessor(ProcessorMixin):
 
     valid_processor_kwargs = LionProcessorKwargs
 
-    if not _TRANSFORMERS_5:  # transformers 5 reads the signature of __init__ instead
+    if not TRANSFORMERS_5:  # transformers 5 reads the signature of __init__ instead
         attributes = ["image_processor", "tokenizer", "qformer_tokenizer"]
         image_processor_class = "AutoImageProcessor"
         tokenizer_class = "AutoTokenizer"
@@ -237,7 +237,7 @@ class LionProcessor(ProcessorMixin):
         pushed = dict(kwargs)
         if push_to_hub and pushed.pop("save_jinja_files", True) is not True:
             raise ValueError("`save_jinja_files` cannot be given together with `push_to_hub`")
-        if not _TRANSFORMERS_5:
+        if not TRANSFORMERS_5:
             self.qformer_tokenizer.save_pretrained(os.path.join(save_directory, "qformer_tokenizer"))
             self.attributes = ["image_processor", "tokenizer"]  # shadows the class's list for this call
         try:
