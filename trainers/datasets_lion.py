@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 from accelerate import PartialState
 from datasets.exceptions import DatasetGenerationError
 
-from processing_lion import PROMPT_TEMPLATES, TASKS, format_box, format_prompt
+from processing_lion import LEVELS, PROMPT_TEMPLATES, format_box, format_prompt
+from trainers.opening import open_dataset
 from trainers.recipe import SourceRecipe
 from trainers.row_formats import read_rows
 from trainers.rows import (
@@ -167,7 +168,7 @@ def load_source(
             image_folder=source.image_folder,
             box_format=source.box_format,
             annotations=source.annotations,
-            level=source.level if source.level in TASKS else "auto",
+            level=source.level if source.level in LEVELS else "auto",
             split=source.split,
         )
         logger.info("%s: %s.", source.name, read.summary())
@@ -283,26 +284,16 @@ def _read_lines(path: Path) -> tuple[datasets.Dataset, dict[int, str]]:
     return datasets.Dataset.from_dict({name: [record.get(name) for record in records] for name in names}), problems
 
 
-_FILE_FORMATS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv", ".tar": "webdataset"}
-
-
 def _load(source: SourceRecipe, name: str, num_processes: int) -> AnyDataset:
-    path = Path(name).expanduser()
-    if path.suffix in _FILE_FORMATS:
-        return datasets.load_dataset(
-            _FILE_FORMATS[path.suffix], data_files=str(path), split=source.split, streaming=source.streaming
-        )
-    if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-        saved = datasets.load_from_disk(str(path))
-        return _to_stream(saved, num_processes) if source.streaming and isinstance(saved, datasets.Dataset) else saved
-    return datasets.load_dataset(
-        str(path) if path.is_dir() else name,
-        name=source.config,
-        split=source.split,
+    opened = open_dataset(
+        name,
+        source.config,
+        source.split,
         revision=source.revision,
         data_files=source.data_files,
         streaming=source.streaming,
     )
+    return _to_stream(opened, num_processes) if source.streaming and isinstance(opened, datasets.Dataset) else opened
 
 
 def load_function(name: str) -> Callable:
@@ -388,7 +379,7 @@ class _RowReader:
         if level == "column":
             level = row[self.columns["level"]] or "auto"
         elif level == "auto" and source.template is not None:
-            level = PROMPT_TEMPLATES[source.template].task
+            level = PROMPT_TEMPLATES[source.template].level
         return {
             "prompt": prompt,
             "completion": completions,

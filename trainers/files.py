@@ -5,7 +5,6 @@ import logging
 import math
 import os
 import re
-import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import Any
 from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from trainers.atomic import atomic_file
 
 
 logger = logging.getLogger(__name__)
@@ -34,21 +35,11 @@ def write_whole(path: str | os.PathLike, content: str | bytes | Callable[[Path],
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # With the same suffix: it may tell the function what to write.
-    handle, name = tempfile.mkstemp(suffix=path.suffix, prefix=f".{path.stem}-", dir=path.parent)
-    os.close(handle)
-    partial = Path(name)
-    try:
+    with atomic_file(path) as partial:
         if callable(content):
             content(partial)
         else:
             partial.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
-        umask = os.umask(0)
-        os.umask(umask)
-        partial.chmod(0o666 & ~umask)  # temporary files are the user's alone
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 

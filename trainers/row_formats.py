@@ -25,7 +25,8 @@ from typing import Any
 
 import datasets
 
-from processing_lion import format_box, format_prompt, image_size, infer_task, parse_boxes
+from processing_lion import format_box, format_prompt, image_size, infer_level, parse_boxes
+from trainers.opening import open_dataset
 from trainers.rows import find_encoding_problem, read_completions, read_prompt, read_tags, split_exchanges
 
 
@@ -195,7 +196,7 @@ def _read_path(
     path = Path(data).expanduser()
     if path.is_dir():
         if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-            return _read_dataset(_pick_split(datasets.load_from_disk(str(path)), split, data), box_format, image_folder)
+            return _read_dataset(_pick_split(open_dataset(data), split, data), box_format, image_folder)
         for name in ("metadata.jsonl", "metadata.csv"):
             if (path / name).is_file():
                 records, torn = _read_table(path / name)
@@ -211,9 +212,7 @@ def _read_path(
         if path.suffix == ".json":
             return _read_json(path, images, box_format, annotations)
         if path.suffix in (".parquet", ".arrow"):
-            kind = path.suffix[1:]
-            dataset = datasets.load_dataset(kind, data_files=str(path), split="train")
-            return _read_dataset(dataset, box_format, image_folder or path.parent)
+            return _read_dataset(open_dataset(data, split="train"), box_format, image_folder or path.parent)
         raise ValueError(f"{path}: expected .json, .jsonl, .csv, .tsv, .parquet or a folder, got {path.suffix!r}.")
     if path.is_absolute() or data.startswith((".", "~")) or path.suffix in (".json", ".jsonl", ".csv", ".parquet"):
         raise FileNotFoundError(f"There is no file or folder {data}.")
@@ -223,7 +222,7 @@ def _read_path(
 
 def _load_dataset(name: str, split: str | None) -> datasets.Dataset:
     try:
-        return _pick_split(datasets.load_dataset(name, split=split), None, name)
+        return _pick_split(open_dataset(name, split=split), None, name)
     except Exception as error:  # whatever the Hub, a script or a file in it has to say
         raise ValueError(f"{name!r} can't be read as a dataset: {type(error).__name__}: {error}") from error
 
@@ -425,7 +424,7 @@ def _add(
         read.left_out[problem] += 1
         return
     if level == "auto":
-        level = "region_level" if parse_boxes(prompt) or parse_boxes(answers[0]) else infer_task(prompt)
+        level = "region_level" if parse_boxes(prompt) or parse_boxes(answers[0]) else infer_level(prompt)
     read.rows.append(
         {"image": image, "prompt": prompt.strip(), "completion": answers, "tags": read_tags(tags), "level": level}
     )
@@ -492,7 +491,7 @@ def _question(read: ReadRows, record: Mapping[str, Any], image: Any) -> None:
 
 def _ask(read: ReadRows, image: Any, question: str, answers: Sequence[str], tags: Any = None) -> None:
     """A question in LION's own wording for VQA, unless it is about a place."""
-    region = any(map(parse_boxes, (question, *answers[:1]))) or infer_task(question) == "region_level"
+    region = any(map(parse_boxes, (question, *answers[:1]))) or infer_level(question) == "region_level"
     prompt = question if region or not question else format_prompt("vqa", question=question)
     _add(read, image, prompt, answers, "region_level" if region else "image_level", tags)
 

@@ -1,6 +1,5 @@
 """One training row: how it is read, what makes it unusable, and the record of those that were."""
 
-import json
 import logging
 import os
 import re
@@ -11,8 +10,9 @@ from typing import Any
 
 import PIL.Image
 
-from processing_lion import infer_task, load_image
+from processing_lion import infer_level, load_image
 from trainers.augmentation import find_box_problem
+from trainers.json_lines import append_lines, read_lines
 
 
 logger = logging.getLogger(__name__)
@@ -232,7 +232,7 @@ def find_text_problem(prompt: str, completions: Sequence[str], level: str) -> st
     if level not in LEVELS:
         return f"has the level {level!r}, expected one of {list(LEVELS)}"
     if level == "auto":
-        level = infer_task(prompt)
+        level = infer_level(prompt)
     if level == "region_level":
         for text in (prompt, *completions):
             problem = find_box_problem(text)
@@ -317,8 +317,7 @@ class BadRows:
             logger.warning("More rows of %r are unusable; the summary counts them.", source)
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"source": source, "index": index, "problem": problem}) + "\n")
+            append_lines(self.path, [{"source": source, "index": index, "problem": problem}])
 
     def reasons(self, source: str | None = None) -> str:
         """Why rows could not be used, with how many: `"3 × 'has no picture', 1 × 'has an empty answer'"`."""
@@ -330,12 +329,9 @@ class BadRows:
         """Unusable rows by source; with a `path`, those that any process has met in this run or one it resumed."""
         seen = set(self._seen)
         if self.path is not None and self.path.is_file():
-            for line in self.path.read_text(encoding="utf-8").splitlines():
-                try:
-                    entry = json.loads(line)
-                    seen.add((entry["source"], entry["index"]))
-                except (ValueError, KeyError, TypeError):
-                    continue  # the last line of a killed run
+            # The last line may be torn, of a killed run.
+            entries = (entry for _, entry in read_lines(self.path, skip_torn=True))
+            seen |= {(entry["source"], entry["index"]) for entry in entries if {"source", "index"} <= entry.keys()}
         return dict(Counter(source for source, _ in sorted(seen)))
 
 

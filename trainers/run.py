@@ -4,7 +4,6 @@ import dataclasses
 import gc
 import json
 import logging
-import shutil
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,11 +15,12 @@ from accelerate import PartialState
 from peft import PeftModel, get_peft_model
 from transformers.trainer_utils import set_seed
 
-from configuration_lion import TASKS
+from configuration_lion import LEVELS
 from modeling_lion import LionTagger, save_lion
 from modeling_lion.modeling_lion import LionForConditionalGeneration
 from modeling_lion.peft_lion import fold_adapters, initialize_adapter
 from processing_lion import LionProcessor
+from trainers.atomic import atomic_directory
 from trainers.datasets_lion import build_dataset, image_files, load_function
 from trainers.files import find_last_checkpoint, read_result, write_whole
 from trainers.precision import has_fast_bfloat16
@@ -184,13 +184,10 @@ def write_final(recipe: Recipe, name: str = "stage3") -> Path:
         base = _base_model(recipe, resume=True)
         model = _load_base(recipe, base)
         model = fold_adapters(PeftModel.from_pretrained(model, Path(recipe.output_dir) / name))
-        partial = final.with_name(f"{FINAL}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
         tagger_source = _tagger(recipe, base)
         tagger = None if tagger_source is None else LionTagger.from_pretrained(tagger_source)
-        save_lion(partial, model, LionProcessor.from_pretrained(recipe.processor or base), tagger)
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
+        with atomic_directory(final, replace=True) as partial:
+            save_lion(partial, model, LionProcessor.from_pretrained(recipe.processor or base), tagger)
         logger.info("Wrote the checkpoint %s.", final)
     state.wait_for_everyone()
     return final
@@ -255,7 +252,7 @@ def _build_datasets(
     if not sources:
         raise ValueError(f"The recipe has no data for {stage.name} (`stages.{stage.name}.data`).")
     for source in sources:
-        if source.level in TASKS and source.level not in stage.levels:
+        if source.level in LEVELS and source.level not in stage.levels:
             logger.warning(
                 "%s is meant for %s data, but %r is %s.", stage.name, stage.levels, source.name, source.level
             )

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 
 import torch
-import transformers
 import trl
 
+from processing_lion.processing_lion import TRANSFORMERS_5
 from trainers.stages import get_stage
 
 
@@ -126,7 +126,7 @@ class LionSFTConfig(trl.SFTConfig):
         if getattr(self, "activation_checkpointing", self) is None:
             # The field's new name on transformers 5, which warns of the old one even where nobody gave it.
             self.activation_checkpointing = bool(self.gradient_checkpointing)
-        if 0 < self.warmup_steps < 1 and int(transformers.__version__.split(".")[0]) < 5:
+        if 0 < self.warmup_steps < 1 and not TRANSFORMERS_5:
             self.warmup_ratio, self.warmup_steps = self.warmup_steps, 0
         if self.data_seed is None:
             # Otherwise the order of the rows would hang on torch's global seed when training starts.

@@ -32,7 +32,8 @@ from trainers.datasets_lion import expand_conversations
 from trainers.files import find_last_checkpoint, finished_state, write_whole
 from trainers.plots import plot_losses, plot_routers, router_weights
 from trainers.publishing import Push, push_directory
-from trainers.pushing import push_copy, tag_card
+from trainers.publishing.cards import tag_card
+from trainers.pushing import push_copy
 from trainers.rows import BadRows, TooManyBadRowsError, find_column_problem
 from trainers.sft_config import LionSFTConfig
 from trainers.stages import get_stage
@@ -333,7 +334,7 @@ class LionSFTTrainer(trl.SFTTrainer):
         return 0
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Matrices decay; biases, norms and vectors (soft prompt, scales, the routers' vectors per task) do not."""
+        """Matrices decay; biases, norms and vectors (soft prompt, scales, the routers' vectors per level) do not."""
         return [
             name
             for name, parameter in model.named_parameters()

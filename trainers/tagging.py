@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, Self
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object, parse_flag_from_env
-from datasets import Dataset, DatasetDict, Features, Image, Value, load_dataset, load_from_disk
+from datasets import Dataset, Features, Image, Value, load_from_disk
 from datasets.exceptions import DatasetsError
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -21,6 +20,8 @@ from tqdm import tqdm
 from modeling_lion.tagger_lion import LionTagger
 from processing_lion.image_loading_lion import load_image
 from processing_lion.image_processing_lion import LionImageProcessor
+from trainers.atomic import atomic_directory
+from trainers.opening import FILE_FORMATS, open_dataset
 from trainers.resumable_jsonl import ResumableJsonl
 from trainers.rows import is_address
 
@@ -30,7 +31,6 @@ logger = logging.getLogger(__name__)
 IMAGE_SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 )
-_DATA_FILES = {".arrow": "arrow", ".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 
 
 class Tagger(LionTagger):
@@ -208,18 +208,9 @@ def open_images(
 def _load_split(source: str, split: str | None, subset: str | None) -> Dataset:
     path = Path(source)
     try:
-        if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-            dataset = load_from_disk(source)
-            if split is not None and isinstance(dataset, DatasetDict):
-                dataset = dataset.get(split, dataset)
-        elif path.is_file():
-            if path.suffix not in _DATA_FILES:
-                raise ValueError(f"{source}: expected a folder, a data set or a file of {sorted(_DATA_FILES)}")
-            dataset = load_dataset(_DATA_FILES[path.suffix], data_files=source, split=split)
-        elif not path.exists() and (path.is_absolute() or source.startswith((".", "~"))):
-            raise FileNotFoundError(f"there is no folder or file {source}")
-        else:
-            dataset = load_dataset(source, subset, split=split)
+        if path.is_file() and path.suffix not in FILE_FORMATS:
+            raise ValueError(f"{source}: expected a folder, a data set or a file of {sorted(FILE_FORMATS)}")
+        dataset = open_dataset(source, subset, split)
     except DatasetsError as error:
         raise ValueError(f"{source} could not be read as a data set: {error}") from error
     if isinstance(dataset, Dataset):
@@ -410,10 +401,8 @@ def tag_to_dataset(
         for column, kind in zip(columns, ("string", "float32")):
             values = [records[images.names[index]][column] for index in rows]
             tagged = tagged.add_column(column, values, feature=Features({column: [Value(kind)]})[column])
-        partial = directory.with_name(f"{directory.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        tagged.save_to_disk(partial)
-        partial.rename(directory)
+        with atomic_directory(directory) as partial:
+            tagged.save_to_disk(partial)
         progress.unlink()
     state.wait_for_everyone()
     return report

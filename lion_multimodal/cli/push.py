@@ -100,7 +100,7 @@ def _with_figures(directory: Path, repo_id: str) -> Callable[[str], str]:
 
     from lion_multimodal.evaluation.model_card import CARD_FILE, update_card
     from lion_multimodal.evaluation.report import BenchmarkReport, Report
-    from lion_multimodal.whole_files import read_json
+    from trainers.atomic import read_json
 
     try:
         values = read_json(directory / "report.json")

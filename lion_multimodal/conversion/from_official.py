@@ -31,12 +31,13 @@ from lion_multimodal.conversion.files import (
 from lion_multimodal.conversion.layout import infer_lion_config, infer_ram_config, read_json, released_name
 from lion_multimodal.conversion.plan import ConversionError, Source, official_shapes, open_source, plan_conversion
 from lion_multimodal.conversion.ram import convert_ram_checkpoint
-from modeling_lion.card_lion import CARD_FILE, CardFacts, write_card
 from modeling_lion.hub_lion import LION_AUTO_MAP, LION_PIPELINES, TAGGER_SUBFOLDER
 from modeling_lion.modeling_lion import LionForConditionalGeneration
 from modeling_lion.modeling_ram import RamForImageTagging
 from processing_lion import LionImageProcessor, LionProcessor, add_qformer_bos_token
 from processing_lion.remote_code_lion import LION_CODE, write_code
+from trainers.publishing.lion_card import CardFacts, render_card
+from trainers.publishing.selection import CARD
 
 
 logger = logging.getLogger(__name__)
@@ -184,7 +185,7 @@ class OfficialConversion:
             write_code(partial, LION_CODE)
             if self.tagger is not None:
                 self.tagger.write(partial / TAGGER_SUBFOLDER)
-            write_card(partial / CARD_FILE, self._card_facts(dtype))
+            (partial / CARD).write_text(render_card(self._card_facts(dtype)), encoding="utf-8")
             self._write_config(partial, dtype)
             reveal(unfinished)
         return Path(directory)

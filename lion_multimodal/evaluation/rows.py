@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from lion_multimodal.evaluation.benchmark import Benchmark, Example, HubDataset
 from lion_multimodal.evaluation.benchmarks.row import PictureCell, Row, decode_picture
+from trainers.json_lines import read_lines
 from trainers.record import RECORD_ERRORS, describe_problem
 
 
@@ -294,11 +295,11 @@ def _load_from_hub(dataset: HubDataset) -> _Table:
 def _load_hub_table(dataset: HubDataset, name: str | None, split: str) -> _Table:
     import datasets
 
+    from trainers.opening import open_dataset
+
     full_name = f"{dataset.path}{f' ({name})' if name else ''}, split {split}"
     try:
-        data = datasets.load_dataset(
-            dataset.path, name, data_dir=dataset.folder, split=split, revision=dataset.revision
-        )
+        data = open_dataset(dataset.path, name, split, data_dir=dataset.folder, revision=dataset.revision)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         message = " ".join(str(error).split())
         raise DataUnavailableError(f"the data set {full_name} is not available: {message}") from error
@@ -431,19 +432,10 @@ def _json_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _jsonl_rows(path: Path) -> list[dict[str, Any]]:
-    rows = []
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise DataUnavailableError(f"{path}, line {number} is no JSON: {error}") from error
-            if not isinstance(row, Mapping):
-                raise DataUnavailableError(f"{path}, line {number} is no object")
-            rows.append(dict(row))
-    return rows
+    try:
+        return [row for _, row in read_lines(path)]
+    except ValueError as error:
+        raise DataUnavailableError(str(error)) from error
 
 
 def _csv_rows(path: Path) -> list[dict[str, Any]]:

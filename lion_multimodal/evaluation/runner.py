@@ -27,8 +27,8 @@ from lion_multimodal.evaluation.report import BenchmarkReport, Report, hide_path
 from lion_multimodal.evaluation.rows import Examples, read_examples
 from lion_multimodal.evaluation.scoring import score
 from lion_multimodal.evaluation.sheet import draw_strip, join_strips
-from lion_multimodal.whole_files import read_json, whole_file, write_text
 from processing_lion.prompts_lion import PROMPT_TEMPLATES
+from trainers.atomic import atomic_file, read_json, write_json
 from trainers.resumable_jsonl import ResumableJsonl
 
 
@@ -277,7 +277,7 @@ class _Run:
                 report.scores = score(benchmark, examples, predictions, self.load_metric)
             except ValueError as error:
                 report.error = str(error)
-            with whole_file(self.output / SHEETS_FOLDER / f"{benchmark.name}.png") as partial:
+            with atomic_file(self.output / SHEETS_FOLDER / f"{benchmark.name}.png") as partial:
                 draw_strip(benchmark, examples, records).save(partial)
         if report.error:
             logger.warning("%s is not evaluated: %s", benchmark.name, report.error)
@@ -320,7 +320,7 @@ class _Run:
         report.error = hide_paths(report.error, self.directories)
         report.reasons = hide_paths(report.reasons, self.directories)
         report.source = hide_paths(report.source, self.directories)
-        _write_json(self.output / RESULTS_FOLDER / f"{benchmark.name}.json", asdict(report))
+        write_json(self.output / RESULTS_FOLDER / f"{benchmark.name}.json", asdict(report))
         self.report().write(self.output)
 
     def close(self) -> Report:
@@ -329,7 +329,7 @@ class _Run:
             strips = [self.output / SHEETS_FOLDER / f"{benchmark.name}.png" for benchmark in self.report().evaluated]
             whole = [strip for strip in strips if _is_whole_image(strip)]
             if whole:
-                with whole_file(self.output / SHEET_FILE) as partial:
+                with atomic_file(self.output / SHEET_FILE) as partial:
                     join_strips(whole).save(partial)
             self.report().write(self.output)
         self.state.wait_for_everyone()
@@ -383,7 +383,7 @@ class _Run:
             )
 
     def _note(self, key: str, settings: dict[str, Any]) -> None:
-        _write_json(self.output / SETTINGS_FILE, {**self._noted(), key: settings})
+        write_json(self.output / SETTINGS_FILE, {**self._noted(), key: settings})
 
 
 def _with_hint(answers: Iterator[Any], batch_size: int) -> Iterator[Any]:
@@ -448,10 +448,6 @@ def _identifying(source: dict[str, Any]) -> dict[str, Any]:
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def _write_json(file: Path, content: Any) -> None:
-    write_text(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def _is_whole_image(file: Path) -> bool:

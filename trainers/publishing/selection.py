@@ -23,7 +23,16 @@ _IMAGES = frozenset({".gif", ".jpeg", ".jpg", ".png", ".webp"})
 _NAMES = frozenset({"LICENSE", "NOTICE"})
 _PICKLED = frozenset({".bin", ".ckpt", ".h5", ".msgpack", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth"})
 # What a training run leaves behind, with paths, host names and settings of the machine it ran on.
-_OF_TRAINING = frozenset({"recipe.json", "stage_result.json", "trainer_state.json", "training_args.json"})
+_OF_TRAINING = frozenset(
+    {
+        "base_figures.json",
+        "finetune_result.json",
+        "recipe.json",
+        "stage_result.json",
+        "trainer_state.json",
+        "training_args.json",
+    }
+)
 _FOLDERS_OF_TRAINING = re.compile(r"checkpoint-\d+|global_step\d+|runs|logs|tags|wandb|tensorboard|.*\.partial")
 _INDEX = ".index.json"
 _SHARDS = r"(?:-\d+-of-\d+)?\.(?:bin|safetensors)(?:\.index\.json)?"
@@ -150,6 +159,8 @@ def _reason_to_leave_out(path: Path, directory: Path) -> str | None:
         return "a link that leads nowhere"
     if path.suffix in _PICKLED:
         return "pickled, or not known to be free of pickles"
+    if ".partial" in path.suffixes:
+        return "unfinished"
     if path.name in _OF_TRAINING or ".tfevents." in path.name:
         return "a training run's"
     if path.name in _NAMES or path.suffix in _SUFFIXES or path.suffix in _IMAGES:

@@ -2,12 +2,12 @@
 
 import pytest
 
-from lion_multimodal.whole_files import read_json, whole_file, write_text
+from trainers.atomic import atomic_file, read_json, write_text
 
 
 def test_a_file_is_replaced_when_it_is_complete(tmp_path):
     write_text(tmp_path / "a.json", "{}")
-    with whole_file(tmp_path / "a.json") as partial:
+    with atomic_file(tmp_path / "a.json") as partial:
         partial.write_text("[1]")
         assert (tmp_path / "a.json").read_text() == "{}"
     assert read_json(tmp_path / "a.json") == [1]
@@ -24,7 +24,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, existing):
 
 
 def _fill_the_disk(file):
-    with whole_file(file) as partial:
+    with atomic_file(file) as partial:
         partial.write_text("ne")
         raise OSError(28, "No space left on device")
 
