@@ -175,7 +175,7 @@ def load_source(
         bad_rows.check_share(source.name, sum(read.left_out.values()), len(read.rows), read.summary())
         raw, torn = read.to_dataset(), {}
         if source.max_samples is not None:
-            raw = raw.take(source.max_samples)
+            raw = _first_rows(raw, source.max_samples)
         source = dataclasses.replace(
             source, format="columns", box_format=None, annotations=None, image_folder=None, level="column"
         )
@@ -227,6 +227,11 @@ def _count_exchanges(messages: Any) -> int:
         return 1
 
 
+def _first_rows(rows: AnyDataset, count: int) -> AnyDataset:
+    # Older versions of `datasets` refuse to take more rows than there are.
+    return rows.take(min(count, len(rows)) if isinstance(rows, datasets.Dataset) else count)
+
+
 def _open(source: SourceRecipe, num_processes: int) -> tuple[AnyDataset, dict[int, str]]:
     """The rows, and what is wrong with those that no data set can hold."""
     torn: dict[int, str] = {}
@@ -253,7 +258,7 @@ def _open(source: SourceRecipe, num_processes: int) -> tuple[AnyDataset, dict[in
     if not isinstance(raw, (datasets.Dataset, datasets.IterableDataset)):
         raise ValueError(f"Source {source.name!r} gave a {type(raw).__name__} instead of a data set.")
     if source.max_samples is not None:
-        raw = raw.take(source.max_samples)
+        raw = _first_rows(raw, source.max_samples)
     if raw.column_names is None:  # a stream that does not know before it is read
         raw = raw._resolve_features()
     return raw, torn

@@ -553,3 +553,18 @@ class TestAsAPretrainedModel:
         }
         assert {name: sum(p.numel() for p in part.parameters()) for name, part in lion.named_children()} == parts
         assert lion.num_parameters() == sum(parts.values())
+
+
+def test_candidates_are_scored_for_what_the_processor_returns(lion, golden_all):
+    """Its output can be read under the former name of `level_ids` too, which is no second argument."""
+    from transformers import BatchFeature
+
+    class Output(BatchFeature):
+        def __getitem__(self, item):
+            return super().__getitem__("level_ids" if item == "task_ids" else item)
+
+    inputs = golden_all.inputs
+    inputs["level_ids"] = torch.ones(len(inputs["input_ids"]), dtype=torch.long)
+    candidates = torch.tensor([[5, 1]])
+    scores = lion.score_candidates(Output(inputs), candidates)
+    assert torch.equal(scores, lion.score_candidates(inputs, candidates))

@@ -233,12 +233,12 @@ LONG = 100_000
     ids=range(14),
 )
 def test_long_texts_take_linear_time(text):
-    """Half a second of a processor's time would be the hundredfold of what is needed, and a tenth of what was."""
+    """Quadratic time took 7 to 16 seconds; linear time takes milliseconds."""
     image = Image.new("RGB", (200, 100))
     for function in (label_boxes, infer_level, lambda label: draw_boxes(image, [(1, 2, 30, 40)], [label])):
         start = time.process_time()
         function(text)
-        assert time.process_time() - start < 0.5
+        assert time.process_time() - start < 5
 
 
 @given(st.text(alphabet="is at,.=-:;located and", max_size=30))
