@@ -251,4 +251,4 @@ def _validate_swin(config: SwinConfig) -> None:
 __all__ = ["RamConfig"]
 
 
-# Made by write_code, of all code in this folder: 658ffc14e0bedef659e36e217eedc545
+# Made by write_code, of all code in this folder: fb80623e2620e82ddbd43cda1c4ffdc6

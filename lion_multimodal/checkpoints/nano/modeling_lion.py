@@ -619,7 +619,9 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
                 f"{tuple(candidates.shape)}."
             )
         labels = candidates.flatten(0, 1).to(inputs_embeds.device)
-        routing = self._routing(inputs.get("level_ids"), inputs.get("task_ids"), inputs_embeds, reuse=True)
+        # The processor's output can be read under both names, but holds one.
+        former = inputs["task_ids"] if "task_ids" in inputs else None
+        routing = self._routing(inputs.get("level_ids"), former, inputs_embeds, reuse=True)
         encoded = self.get_encoder()(inputs_embeds=inputs_embeds, attention_mask=attention_mask, routing=routing)
         logits = self.language_model(
             encoder_outputs=BaseModelOutput(encoded.last_hidden_state),

@@ -305,6 +305,7 @@ class LionProcessor(ProcessorMixin):
         if level is not None and task is not None:
             raise ValueError("`task` is the former name of `level`: only one of them must be given")
         level = task if level is None else level
+        level = "auto" if level is None else level
         for name in ("videos", "audio"):
             if kwargs.pop(name, None) is not None:
                 raise ValueError(f"LION takes no {name}")
@@ -355,7 +356,7 @@ class LionProcessor(ProcessorMixin):
             if name not in known:
                 raise TypeError(f"{type(self).__name__} takes no argument {name!r}")
         nested = [kwargs[group] for group in ("text_kwargs", "common_kwargs") if kwargs.get(group)]
-        text_kwargs = {name: value for name, value in kwargs.items() if name in _TEXT_KWARGS}
+        text_kwargs = {name: value for name, value in kwargs.items() if name in _TEXT_KWARGS | {"return_tensors"}}
         for group in nested:
             text_kwargs.update(group)
         for name, allowed in _REFUSED_TEXT_KWARGS.items():
