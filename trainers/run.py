@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers.trainer_utils import set_seed
 
-from configuration_lion import TASKS
+from configuration_lion import LEVELS
 from modeling_lion import LionTagger, save_lion
 from modeling_lion.extras_lion import needs_extra
 from modeling_lion.modeling_lion import LionForConditionalGeneration
@@ -256,7 +256,7 @@ def _build_datasets(
     if not sources:
         raise ValueError(f"The recipe has no data for {stage.name} (`stages.{stage.name}.data`).")
     for source in sources:
-        if source.level in TASKS and source.level not in stage.levels:
+        if source.level in LEVELS and source.level not in stage.levels:
             logger.warning(
                 "%s is meant for %s data, but %r is %s.", stage.name, stage.levels, source.name, source.level
             )

@@ -338,7 +338,7 @@ class LionSFTTrainer(trl.SFTTrainer):
         return 0
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Matrices decay; biases, norms and vectors (soft prompt, scales, the routers' vectors per task) do not."""
+        """Matrices decay; biases, norms and vectors (soft prompt, scales, the routers' vectors per level) do not."""
         return [
             name
             for name, parameter in model.named_parameters()

@@ -343,7 +343,7 @@ class Answerer:
         text = self.processor(
             text=[example.instruction for example in batch],
             tags=list(tags),
-            task=[example.level for example in batch],
+            level=[example.level for example in batch],
             return_tensors="pt",
         )
         return {**text.to(self.model.device), "image_features": features}
