@@ -280,7 +280,7 @@ class RamForImageTagging(SelfContainedModel):
                 "`output_attentions=True` needs attention weights, which only `attn_implementation='eager'` makes, "
                 f"got {self.config._attn_implementation!r}"
             )
-        features = self.get_image_features(
+        features: Any = self.get_image_features(
             pixel_values, return_dict=True, output_attentions=with_attentions, output_hidden_states=with_states
         )
         image_embeds = features.pooler_output
