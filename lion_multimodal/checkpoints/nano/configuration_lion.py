@@ -349,4 +349,4 @@ _PRESETS: dict[str, dict] = {
 }
 
 
-# Made by write_code, of all code in this folder: 448ff8283315bbe87217258afc328956
+# Made by write_code, of all code in this folder: d36799496debc4bdd766268d13ed742e

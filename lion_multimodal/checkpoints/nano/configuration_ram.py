@@ -223,4 +223,4 @@ def _validate_swin(config: SwinConfig) -> None:
 __all__ = ["RamConfig"]
 
 
-# Made by write_code, of all code in this folder: 448ff8283315bbe87217258afc328956
+# Made by write_code, of all code in this folder: d36799496debc4bdd766268d13ed742e

@@ -223,4 +223,4 @@ def _validate_swin(config: SwinConfig) -> None:
 __all__ = ["RamConfig"]
 
 
-# Made by write_code, of all code in this folder: badcfaa44a6bac276c88df49949c0f80
+# Made by write_code, of all code in this folder: cacb6a09b0bb763d97771225d8d33d29
