@@ -376,4 +376,4 @@ _PRESETS: dict[str, dict] = {
 }
 
 
-# Made by write_code, of all code in this folder: 6291af2b9306c6b970acae45b3731c5b
+# Made by write_code, of all code in this folder: a2b374a852c3ea0a8ab5ac62cf15a33b
