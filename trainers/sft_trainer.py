@@ -21,11 +21,8 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import HubStrategy, TrainOutput
 from transformers.utils.hub import PushInProgress
 
-<<<<<<< HEAD
 from modeling_lion.extras_lion import needs_extra
-=======
 from modeling_lion.language_model_lion import LionT5ForConditionalGeneration
->>>>>>> language
 from modeling_lion.modeling_lion import LionForConditionalGeneration
 from trainers.answer_metrics import ComputeAnswerMetrics
 from trainers.augmentation import Augmentation
