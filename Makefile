@@ -1,4 +1,4 @@
-# make demo   what the shipped checkpoint says about ten pictures that it has never seen
+# make demo   what the shipped checkpoint says about ten images that it has never seen
 # make test   linters, types, and the tests on every supported version of transformers
 # make lint, make format, make checkpoint-code, make clean
 PYTHON ?= python3

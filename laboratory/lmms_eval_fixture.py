@@ -1,5 +1,5 @@
 """
-Data sets of lmms-eval's tasks about the synthetic world, in the schemas of those on the Hub.
+Datasets of lmms-eval's tasks about the synthetic world, in the schemas of those on the Hub.
 
     python -m laboratory.lmms_eval_fixture DIR --rows 100
 
@@ -22,7 +22,7 @@ import pyarrow.parquet as parquet
 from laboratory.counterparts.synthetic import write_synthetic
 
 
-# The owner of lmms-eval's data sets since 0.7.
+# The owner of lmms-eval's datasets since 0.7.
 OWNER = "lmms-lab-encoder"
 
 
@@ -35,7 +35,7 @@ class TaskData:
         dataset: name on the Hub, without the owner.
         split: its split.
         benchmark: the benchmark of `laboratory.counterparts.synthetic` whose rows it gets.
-        convert: the file of these rows to the data set; `None` where they have its schema already.
+        convert: the file of these rows to the dataset; `None` where they have its schema already.
     """
 
     dataset: str
@@ -125,7 +125,7 @@ def write_fixture(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write data sets of lmms-eval's tasks about the synthetic world, from the command line."""
+    """Write datasets of lmms-eval's tasks about the synthetic world, from the command line."""
     parser = argparse.ArgumentParser(prog="python -m laboratory.lmms_eval_fixture", description=main.__doc__)
     parser.add_argument("directory", type=Path, help="where lmms-eval will run")
     parser.add_argument("--rows", type=int, default=100, help="rows of each data set (default: 100)")

@@ -22,13 +22,13 @@ def draw_boxes(
     color: str | None = None,
 ) -> PIL.Image.Image:
     """
-    Draws boxes and their labels on a copy of a picture.
+    Draws boxes and their labels on a copy of an image.
 
-    A label stands on a filled ground above its box, or elsewhere near it where it would leave the picture or cover
-    another label; one that is wider than the picture is shortened.
+    A label stands on a filled ground above its box, or elsewhere near it where it would leave the image or cover
+    another label; one that is wider than the image is shortened.
 
     Args:
-        image: the picture; it is left as it is.
+        image: the image; it is left as it is.
         boxes: N boxes (x1, y1, x2, y2) in pixels, as `LionProcessor.post_process_grounding` gives them.
         labels: N strings; an empty one draws the box alone.
         color: one colour for all boxes; by default each gets its own.
@@ -93,7 +93,7 @@ def _draw_label(
     width, height = math.ceil(right - left) + 2 * padding, math.ceil(bottom - top) + 2 * padding
 
     x1, y1, x2, y2 = (round(value) for value in box)
-    # Above, below, inside at the top, inside at the bottom; then any free row of the picture; then the first again.
+    # Above, below, inside at the top, inside at the bottom; then any free row of the image; then the first again.
     wishes = [(x1, y1 - height), (x1, y2 + 1), (x1, y1), (x1, y2 - height), (x2 - width, y1 - height), (x2 - width, y2)]
     wishes += [(x1, y) for y in range(0, max(size[1] - height, 1), max(height, 1))]
     places = []

@@ -25,7 +25,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 class LionImageProcessor(BaseImageProcessor):
     """
-    Turns pictures into the pixel values that LION, or with [`LionImageProcessor.for_tagging`] its tagger, expects:
+    Turns images into the pixel values that LION, or with [`LionImageProcessor.for_tagging`] its tagger, expects:
     RGB, resized to `size` without crop (so fractions of width and height stay valid as boxes), scaled to [0, 1],
     normalised. Needs Pillow and NumPy only.
 
@@ -120,7 +120,7 @@ class LionImageProcessor(BaseImageProcessor):
             `pixel_values` of shape (B, 3, H, W), or (B, H, W, 3) with `"channels_last"`, float32.
 
         Raises:
-            TypeError, ValueError, OSError: a picture cannot be read, with its index and what was expected.
+            TypeError, ValueError, OSError: an image cannot be read, with its index and what was expected.
         """
         for name, value in kwargs.items():
             if name not in _OTHER_ARGUMENTS:

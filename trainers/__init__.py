@@ -1,4 +1,4 @@
-"""Training of LION: the stages as data, recipes, data sets, collator and trainer."""
+"""Training of LION: the stages as data, recipes, datasets, collator and trainer."""
 
 import importlib
 from typing import TYPE_CHECKING, Any

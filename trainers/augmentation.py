@@ -1,4 +1,4 @@
-"""Random crops and flips of training pictures, with the boxes of their texts moved along."""
+"""Random crops and flips of training images, with the boxes of their texts moved along."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from processing_lion.grounding_lion import NUMBER, Box
 _QUADRUPLE = rf"\s*{NUMBER}\s*(?:,\s*{NUMBER}\s*){{3}}"
 # Training texts write `[x1,y1,x2,y2]`, or several boxes in one pair of brackets with `;` between them.
 _GROUP = re.compile(rf"\[({_QUADRUPLE}(?:;{_QUADRUPLE})*)\]")
-# Coarse on purpose: a picture that could have been flipped is a smaller loss than a wrong "left".
+# Coarse on purpose: an image that could have been flipped is a smaller loss than a wrong "left".
 _SIDES = re.compile(r"left|right|clockwise", re.IGNORECASE)
 _CROP_ATTEMPTS = 10
 _ASPECT_RATIOS = (3 / 4, 4 / 3)
@@ -67,8 +67,8 @@ class Augmentation:
     Random resized crop (the resizing is the processor's) and horizontal flip.
 
     Args:
-        crop_scale (`tuple[float, float]`): Share of the picture's area that a crop keeps.
-        flip_probability (`float`): How often a picture is flipped that may be.
+        crop_scale (`tuple[float, float]`): Share of the image's area that a crop keeps.
+        flip_probability (`float`): How often an image is flipped that may be.
     """
 
     crop_scale: tuple[float, float] = (0.5, 1.0)
@@ -79,12 +79,12 @@ class Augmentation:
     ) -> tuple[PIL.Image.Image, list[str]]:
         """
         Args:
-            image (`PIL.Image.Image`): The picture.
+            image (`PIL.Image.Image`): The image.
             texts (`Sequence[str]`): Everything said about it; boxes in it are moved along.
             rng (`numpy.random.Generator`): All randomness.
 
         Returns:
-            A picture and the texts that go with it. A crop that would cut a box is not made.
+            An image and the texts that go with it. A crop that would cut a box is not made.
         """
         texts = list(texts)
         boxes = [box for text in texts for box in read_boxes(text)]

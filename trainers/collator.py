@@ -1,4 +1,4 @@
-"""From rows to the model's inputs: pictures are opened and augmented, texts go through the processor."""
+"""From rows to the model's inputs: images are opened and augmented, texts go through the processor."""
 
 import logging
 import zlib
@@ -42,7 +42,7 @@ class LionDataCollator:
     `tags` (a string or a list of strings; None means no tag sentence), `level` (`"image_level"`, `"region_level"` or
     `"auto"`), `augment` (bool, over what the level says), `source` and `index`.
 
-    A row that turns out to be unusable is recorded in `bad_rows`. Its place in the batch stays, with an empty picture
+    A row that turns out to be unusable is recorded in `bad_rows`. Its place in the batch stays, with an empty image
     and no label, so that it has no part in the loss and every process keeps its number of batches.
 
     Args:

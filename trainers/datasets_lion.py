@@ -1,4 +1,4 @@
-"""From the sources of a recipe to one data set of uniform rows, map-style or streaming."""
+"""From the sources of a recipe to one dataset of uniform rows, map-style or streaming."""
 
 import dataclasses
 import importlib
@@ -39,7 +39,7 @@ with needs_extra("train", "build_dataset"):
 
 logger = logging.getLogger(__name__)
 
-# Pictures stay undecoded until a process needs them for its own batch.
+# Images stay undecoded until a process needs them for its own batch.
 ROW_FEATURES = datasets.Features(
     {
         "image": datasets.Image(decode=False),
@@ -74,14 +74,14 @@ def build_dataset(
         seed (`int`): Of the mixture and of the shuffling of streams.
         bad_rows ([`BadRows`], *optional*): What happens to unusable rows; by default they are skipped and logged.
         tag_pictures (`Callable`, *optional*):
-            `tag_pictures(source, pictures)` gives the tags of every row of a data set with the column `image`; needed
+            `tag_pictures(source, images)` gives the tags of every row of a dataset with the column `image`; needed
             for sources with `tags: tagger`.
         training (`bool`):
             Whether streams are shuffled and start again when they end, so that `max_steps` alone says how long training
-            lasts. Map-style data sets are shuffled by the trainer's sampler.
+            lasts. Map-style datasets are shuffled by the trainer's sampler.
         process_index, num_processes (`int`):
             This process among those that train together. Each of them streams rows of its own, whole shards where their
-            number allows it. Map-style data sets are the same everywhere: the trainer's sampler divides them.
+            number allows it. Map-style datasets are the same everywhere: the trainer's sampler divides them.
 
     Returns:
         `datasets.Dataset` or, if any source streams, `datasets.IterableDataset`, with the columns of `ROW_FEATURES`.
@@ -113,7 +113,7 @@ def mix(
     num_processes: int = 1,
 ) -> AnyDataset:
     """
-    One data set from several. With weights, rows are drawn by them until every source was used up once; without,
+    One dataset from several. With weights, rows are drawn by them until every source was used up once; without,
     map-style sources are concatenated, and streams, whose lengths nobody knows, take turns. Beside streams, which hold
     this process's rows already, map-style sources are divided among the processes as well.
     """
@@ -237,7 +237,7 @@ def _first_rows(rows: AnyDataset, count: int) -> AnyDataset:
 
 
 def _open(source: SourceRecipe, num_processes: int) -> tuple[AnyDataset, dict[int, str]]:
-    """The rows, and what is wrong with those that no data set can hold."""
+    """The rows, and what is wrong with those that no dataset can hold."""
     torn: dict[int, str] = {}
     try:
         if source.builder is not None:
@@ -356,7 +356,7 @@ class _RowReader:
         return list(dict.fromkeys(column for name, column in self.columns.items() if name != "image"))
 
     def read_texts(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """All but picture and index; `problem` says what is wrong with it, or is None."""
+        """All but image and index; `problem` says what is wrong with it, or is None."""
         source = self.source
         problem = None
         completions: list[str] = []
@@ -395,7 +395,7 @@ class _RowReader:
         }
 
     def read_image(self, value: Any) -> dict[str, Any]:
-        """The undecoded form of a picture, relative paths resolved."""
+        """The undecoded form of an image, relative paths resolved."""
         if isinstance(value, str):
             value = {"bytes": None, "path": value}
         if isinstance(value, Mapping) and not value.get("bytes") and value.get("path") and self.source.image_folder:
@@ -420,7 +420,7 @@ def _prepare(
     tag_pictures: TagPictures | None,
     torn: Mapping[int, str],
 ) -> datasets.Dataset:
-    """Map-style: texts are rewritten, pictures are neither copied nor decoded."""
+    """Map-style: texts are rewritten, images are neither copied nor decoded."""
     pictures = _picture_column(raw, reader)
     text_features = {name: f for name, f in ROW_FEATURES.items() if name not in ("image", "index")}
     text_features["problem"] = datasets.Value("string")
@@ -460,7 +460,7 @@ def _prepare(
 
 
 def _picture_column(raw: datasets.Dataset, reader: _RowReader) -> datasets.Dataset:
-    """The pictures alone, undecoded, in a column `image`."""
+    """The images alone, undecoded, in a column `image`."""
     column = reader.columns["image"]
     pictures = raw.select_columns(column)
     feature = pictures.features[column]
@@ -488,7 +488,7 @@ def _picture_column(raw: datasets.Dataset, reader: _RowReader) -> datasets.Datas
 
 
 def _is_picture(feature: Any) -> bool:
-    """Whether a column's values are pictures or become pictures by a change of type alone."""
+    """Whether a column's values are images or become images by a change of type alone."""
     if isinstance(feature, datasets.Image):
         return True
     if isinstance(feature, datasets.Value):
@@ -509,7 +509,7 @@ def image_files(pictures: datasets.Dataset) -> list[str] | None:
 
 
 def _find_missing_images(pictures: datasets.Dataset) -> dict[int, str]:
-    """Problems by row. Reads paths and what is null, no picture."""
+    """Problems by row. Reads paths and what is null, no image."""
     if pictures._indices is not None:
         pictures = pictures.flatten_indices()
     column = pictures.data.column("image")

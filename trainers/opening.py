@@ -1,4 +1,4 @@
-"""Data sets, whichever way they are stored."""
+"""Datasets, whichever way they are stored."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FILE_FORMATS = {
 def open_dataset(name: str, config: str | None = None, split: str | None = None, **options: Any) -> Any:
     """
     Open a directory that `save_to_disk` wrote, a data file or a pattern of data files (see `FILE_FORMATS`), a
-    directory of data files, or a data set on the Hub.
+    directory of data files, or a dataset on the Hub.
 
     Args:
         name (`str`): Path, pattern or Hub name.

@@ -46,7 +46,7 @@ class RecipeError(ValueError):
 @dataclass
 class SourceRecipe:
     """
-    One data set of a stage.
+    One dataset of a stage.
 
     Args:
         name (`str`, *optional*): How reports call it. Defaults to the last part of `path` or `builder`.
@@ -57,7 +57,7 @@ class SourceRecipe:
         builder (`str`, *optional*):
             Instead of `path`: `"module:function"` that returns a `datasets.Dataset` or `IterableDataset`.
         builder_kwargs (`dict`, *optional*): Arguments of `builder`.
-        config (`str`, *optional*): Configuration name of a data set that has several.
+        config (`str`, *optional*): Configuration name of a dataset that has several.
         split (`str`, *optional*, defaults to `"train"`): Split, slices such as `"train[:1000]"` included.
         revision (`str`, *optional*): Revision on the Hub.
         data_files (`str`, `list` or `dict`, *optional*): Passed to `load_dataset`.
@@ -65,7 +65,7 @@ class SourceRecipe:
         shuffle_buffer (`int`, *optional*, defaults to 1000): Rows among which a stream is shuffled.
         columns (`dict[str, str]`, *optional*):
             Our column names (`image`, `prompt`, `completion` or TRL's `messages`, `tags`, `level`, and the fields of
-            `template`) to those of the data set. A completion may be a list of strings, of which each epoch picks one;
+            `template`) to those of the dataset. A completion may be a list of strings, of which each epoch picks one;
             a box may be a list of four fractions.
         template (`str`, *optional*):
             Name of a prompt template of the processor, filled from the row's columns, instead of a prompt column.
@@ -76,7 +76,7 @@ class SourceRecipe:
         image_folder (`str`, *optional*): What relative image paths are relative to.
         weight (`float`, *optional*): Share of this source in the mixture; for all sources of a stage or for none.
         max_samples (`int`, *optional*): Use only the first so many rows.
-        augment (`bool`, *optional*): Whether to augment its pictures, whatever the training settings say.
+        augment (`bool`, *optional*): Whether to augment its images, whatever the training settings say.
         format (`str`, *optional*, defaults to `"columns"`):
             `"columns"` reads `columns` as above; `"auto"` recognises any format of `trainers.row_formats`.
         box_format (`str`, *optional*): With `"auto"`: how boxes are written, where the data do not say it.
@@ -221,7 +221,7 @@ class FinetuneRecipe:
 @dataclass
 class StageZeroRecipe:
     """
-    A function that makes the base model, for recipes that start from nothing.
+    A function that makes the base model, for recipes that start from scratch.
 
     Args:
         function (`str`):

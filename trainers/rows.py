@@ -124,7 +124,7 @@ def read_text(value: Any) -> str:
 
 
 def read_completions(value: Any) -> list[str]:
-    """The answers that a row allows: one, unless it gives a list of strings (five captions of one picture, say)."""
+    """The answers that a row allows: one, unless it gives a list of strings (five captions of one image, say)."""
     if isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(v, str) for v in value):
         return [text for text in map(read_text, value) if text]
     text = read_text(value)
@@ -139,7 +139,7 @@ def read_tags(value: Any) -> str | None:
 
 
 def read_image_source(row: Mapping[str, Any]) -> Any:
-    """What `row` gives as its picture: the value of `image`, the only one of `images`, or the one in its messages."""
+    """What `row` gives as its image: the value of `image`, the only one of `images`, or the one in its messages."""
     image = row.get("image")
     if image is None:
         images = row.get("images")
@@ -170,7 +170,7 @@ def _images_in(messages: Any) -> list[Any]:
 
 def open_image(source: Any, allow_private_addresses: bool | None = None) -> PIL.Image.Image:
     """
-    Load the picture of a row, within the limits of `load_image` (bytes, pixels, time).
+    Load the image of a row, within the limits of `load_image` (bytes, pixels, time).
 
     Args:
         source: Whatever `load_image` takes, or the undecoded form of `datasets.Image` (`{"bytes": ..., "path": ...}`).
@@ -197,7 +197,7 @@ def is_address(source: Any) -> bool:
 
 
 def find_missing_image(source: Any) -> str | None:
-    """What is wrong with a picture as far as that can be told without decoding it, or None."""
+    """What is wrong with an image as far as that can be told without decoding it, or None."""
     if isinstance(source, Mapping):
         if source.get("bytes"):
             return None
@@ -320,7 +320,7 @@ class BadRows:
             append_lines(self.path, [{"source": source, "index": index, "problem": problem}])
 
     def reasons(self, source: str | None = None) -> str:
-        """Why rows could not be used, with how many: `"3 × 'has no picture', 1 × 'has an empty answer'"`."""
+        """Why rows could not be used, with how many: `"3 × 'has no image', 1 × 'has an empty answer'"`."""
         found = self._reasons.values() if source is None else [self._reasons.get(source, Counter())]
         counts = sum(found, Counter())
         return ", ".join(f"{count} × {reason!r}" for reason, count in counts.most_common(5)) or "none was reported"

@@ -17,7 +17,7 @@ with needs_extra("train", "LionSFTConfig"):
 class LionSFTConfig(trl.SFTConfig):
     """
     Settings of [`LionSFTTrainer`]: those of `trl.SFTConfig`, whose defaults are changed where they don't suit a
-    sequence-to-sequence model with pictures, and LION's own.
+    sequence-to-sequence model with images, and LION's own.
 
     Args:
         stage (`str`, *optional*):
@@ -33,8 +33,8 @@ class LionSFTConfig(trl.SFTConfig):
         region_augmentation (`bool`, defaults to `False`):
             The same for region-level rows, with the boxes of their texts moved along. A crop that would lose a box is
             not made.
-        crop_scale (`tuple[float, float]`, defaults to `(0.5, 1.0)`): Share of the picture's area that a crop keeps.
-        flip_probability (`float`, defaults to 0.5): How often a picture is flipped.
+        crop_scale (`tuple[float, float]`, defaults to `(0.5, 1.0)`): Share of the image's area that a crop keeps.
+        flip_probability (`float`, defaults to 0.5): How often an image is flipped.
         bad_rows (`str`, defaults to `"skip"`): Whether a row that cannot be used is skipped (and reported) or fatal
             (`"fail"`).
         max_bad_row_share (`float`, defaults to 0.05):

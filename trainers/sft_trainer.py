@@ -1,4 +1,4 @@
-"""Supervised fine-tuning of LION on pictures, prompts and answers."""
+"""Supervised fine-tuning of LION on images, prompts and answers."""
 
 import contextlib
 import logging
@@ -53,7 +53,7 @@ _PROBED_ROWS = 20
 
 class LionSFTTrainer(trl.SFTTrainer):
     """
-    `trl.SFTTrainer` for a sequence-to-sequence model with pictures. It trains the adapters of a `peft_config`, a
+    `trl.SFTTrainer` for a sequence-to-sequence model with images. It trains the adapters of a `peft_config`, a
     `PeftModel` as it is, or the parts of a plain `LionForConditionalGeneration` that `args.stage` names.
 
     Args:
@@ -452,7 +452,7 @@ class LionSFTTrainer(trl.SFTTrainer):
             revision (`str`, *optional*): Branch instead of `args.hub_revision`, or the main one.
             private (`bool`, *optional*): Whether a new repo is private, instead of `args.hub_private_repo`.
             tags (`str` or `Iterable[str]`): Tags of the card, beside those it has.
-            dataset_name (`str`, *optional*): Data set on the Hub, for the card.
+            dataset_name (`str`, *optional*): Dataset on the Hub, for the card.
             kwargs: Of `lion_multimodal.hub.push_directory`, as `base_model`.
 
         Returns:

@@ -114,7 +114,7 @@ class Stage:
 
 
 # The released recipe is not published. These follow InstructBLIP (arXiv 2305.06500, section 3.4: AdamW, weight decay
-# 0.05, linear warm-up, cosine decay) with a higher rate, since adapters and aggregator start from nothing.
+# 0.05, linear warm-up, cosine decay) with a higher rate, since adapters and aggregator start from scratch.
 _TRAINING = {
     "learning_rate": 1e-4,
     "weight_decay": 0.05,

@@ -1,4 +1,4 @@
-"""Tags for many images: from a folder or a data set, through the tagger, into JSON Lines or a data set's column."""
+"""Tags for many images: from a folder or a dataset, through the tagger, into JSON Lines or a dataset's column."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class ImageFolder:
         return self.folder / self.names[index]
 
     def to_dataset(self) -> Dataset:
-        """A data set of the same order with the column `image`."""
+        """A dataset of the same order with the column `image`."""
         paths = [str(self.folder / name) for name in self.names]
         return Dataset.from_dict({"image": paths}, features=Features({"image": Image()}))
 
@@ -133,10 +133,10 @@ class ImageFiles:
 
 class ImageColumn:
     """
-    The images in one column of a data set: decoded images, or paths or URLs as strings. `names` are row numbers.
+    The images in one column of a dataset: decoded images, or paths or URLs as strings. `names` are row numbers.
 
     Args:
-        dataset (`Dataset`): the data set.
+        dataset (`Dataset`): the dataset.
         column (`str`, *optional*): by default the one column of images.
 
     Raises:
@@ -161,7 +161,7 @@ class ImageColumn:
         return value
 
     def to_dataset(self) -> Dataset:
-        """The data set itself."""
+        """The dataset itself."""
         return self.dataset
 
 
@@ -190,15 +190,15 @@ def open_images(
     subset: str | None = None,
 ) -> ImageFolder | ImageColumn:
     """
-    Open a folder of images or a data set.
+    Open a folder of images or a dataset.
 
     A directory that holds images is read as a folder of images, unless `split`, `image_column` or `subset` is given.
-    Else the source is a data set: a directory written by `save_to_disk`, a data file (arrow, csv, json, parquet) or a
+    Else the source is a dataset: a directory written by `save_to_disk`, a data file (arrow, csv, json, parquet) or a
     directory of these, or a Hub name.
 
     Args:
         source (`str`): path or Hub name.
-        split (`str`, *optional*): split of the data set; needed if it has several.
+        split (`str`, *optional*): split of the dataset; needed if it has several.
         image_column (`str`, *optional*): its column of images; needed if it has several.
         subset (`str`, *optional*): its configuration, where it has several.
 
@@ -277,7 +277,7 @@ def tag_images(
     num_workers: int = 0,
 ) -> TaggingReport:
     """
-    Tag images into a JSON Lines file: `{"file_name": "a/b.jpg", "tags": ["cat", "sofa"]}`; `"row": 7` for a data set.
+    Tag images into a JSON Lines file: `{"file_name": "a/b.jpg", "tags": ["cat", "sofa"]}`; `"row": 7` for a dataset.
 
     Images that the file already holds are skipped, so that an interrupted run goes on where it stopped. An image that
     cannot be read is logged by name and left out. Under `accelerate launch` each process takes its share.
@@ -371,7 +371,7 @@ def tag_to_dataset(
     **options: Any,
 ) -> TaggingReport:
     """
-    Tag images into a data set for `datasets.load_from_disk`: the rows of the source with a column of tags, a list of
+    Tag images into a dataset for `datasets.load_from_disk`: the rows of the source with a column of tags, a list of
     strings each. Rows whose image cannot be read are left out.
 
     Until it is complete, the tags lie in `DIRECTORY.tags.jsonl`, from which an interrupted run goes on.
@@ -417,7 +417,7 @@ def tag_to_dataset(
 def _finish_dataset(
     directory: Path, progress: Path, images: ImageFolder | ImageColumn, tags_column: str
 ) -> TaggingReport:
-    """Clean up behind a data set that is complete: written elsewhere and renamed, its progress not yet removed."""
+    """Clean up behind a dataset that is complete: written elsewhere and renamed, its progress not yet removed."""
     records = ResumableJsonl(progress, images.key).records()
     try:
         written = load_from_disk(str(directory))

@@ -46,7 +46,7 @@ def training_rows(levels: Sequence[str], count: int, seed: int, leg: int, tags: 
     Args:
         levels: `"image_level"`, `"region_level"` or both.
         count: how many rows in all.
-        seed, leg: different seeds, and different legs of one, have no picture in common.
+        seed, leg: different seeds, and different legs of one, have no image in common.
         tags: whether image-level rows have tags.
     """
     parts = []

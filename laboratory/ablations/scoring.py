@@ -1,4 +1,4 @@
-"""A trained variant's scores on test pictures."""
+"""A trained variant's scores on test images."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class Trainings:
         directory (`Path`): Where models go.
         seed (`int`): Of adapters, of new connectors and of the data.
         steps (`int`): Optimiser steps of a leg of length 1, 64 samples each.
-        connector_steps (`int`): Optimiser steps of connectors that are pretrained anew, 64 pictures each.
+        connector_steps (`int`): Optimiser steps of connectors that are pretrained anew, 64 images each.
         bottleneck_size (`int`): Of an adapter.
     """
 

@@ -1,4 +1,4 @@
-"""The files of a benchmark: pictures embedded in parquet, or beside JSON Lines."""
+"""The files of a benchmark: images embedded in parquet, or beside JSON Lines."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def picture_of(scene: Scene, name: str) -> dict[str, Any]:
 def write_parquet(path: Path, rows: Sequence[dict[str, Any]], features: dict[str, Any]) -> None:
     schema = datasets.Features(features)
     table = datasets.Dataset.from_list(list(rows), features=schema).data.table
-    # Not by `Dataset.to_parquet`, which writes a picture that several rows share once for each of them.
+    # Not by `Dataset.to_parquet`, which writes an image that several rows share once for each of them.
     parquet.write_table(table.cast(schema.arrow_schema), path, compression="zstd")
 
 

@@ -50,7 +50,7 @@ def write_mmbench(folder: Path, scenes: Iterator[Scene], num_rows: int, rng: ran
                     "question": question.text,
                     "hint": "The picture shows a landscape." if number % 4 == 3 else "nan",
                     "answer": LETTERS[correct],
-                    # The data set writes out the lack of an option.
+                    # The dataset writes out the lack of an option.
                     **{letter: (*choices, *["nan"] * 4)[place] for place, letter in enumerate(LETTERS)},
                     "category": category,
                     "image": picture,

@@ -32,7 +32,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 PAGE = DOCS / "evaluation.md"
 PICTURE = DOCS / "images" / "evaluation.jpg"
 
-# Of each kind of benchmark one, for the picture.
+# Of each kind of benchmark one, for the image.
 _SHOWN = ("coco_caption", "okvqa", "visdial", "refcoco_val", "mmbench")
 # Metrics whose predictions are likelihoods of candidates.
 _RANKING = frozenset(["multiple_choice_accuracy", "visdial_ranking", "mmbench_circular"])
@@ -95,7 +95,7 @@ def _beside(score: Score) -> str:
 
 
 def definitions_section(benchmarks: Sequence[Benchmark]) -> str:
-    """Which data set and prompt each benchmark uses, and why; those that differ in their rows only stand together."""
+    """Which dataset and prompt each benchmark uses, and why; those that differ in their rows only stand together."""
     return "\n\n".join(_family(list(family)) for _, family in groupby(benchmarks, lambda one: (one.why, one.prompts)))
 
 
@@ -132,7 +132,7 @@ def _rows(benchmark: Benchmark, named: bool) -> Iterator[str]:
         note = f": {source.note}" if source.note else ""
         if source.local_only:
             yield f"On a disk only: {names}{note}."
-        elif place and named:  # what differs from one of the family to the next is said of the first data set
+        elif place and named:  # what differs from one of the family to the next is said of the first dataset
             yield f"Else: {names}{note}."
         else:
             title = benchmark.title if named else "Else" if place else "Data set"

@@ -46,7 +46,7 @@ def write_aokvqa(folder: Path, scenes: Iterator[Scene], num_rows: int, rng: rand
                 "question": question.text,
                 "choices": choices,
                 "correct_choice_idx": choices.index(question.answer),
-                # The data set on the Hub holds the text of a Python list.
+                # The dataset on the Hub holds the text of a Python list.
                 "direct_answers": str(ten_answers(question, rng)),
                 "difficult_direct_answer": False,
                 "rationales": [f"The picture shows {scene_caption(scene)}"] * 3,
@@ -116,7 +116,7 @@ def write_iconqa(folder: Path, scenes: Iterator[Scene], num_rows: int, rng: rand
             "grade": "grade1",
             "skills": "counting",
         }
-        # As in the data set, some rows are of the two other kinds.
+        # As in the dataset, some rows are of the two other kinds.
         if len(rows) % 6 == 2:
             row |= {"choices": "", "ques_type": "fill_in_blank"}
         elif len(rows) % 6 == 5:

@@ -1,11 +1,11 @@
 """
-The benchmarks' counterparts in the synthetic world, in each data set's own row schema.
+The benchmarks' counterparts in the synthetic world, in each dataset's own row schema.
 
     python -m laboratory.counterparts.synthetic DIR --rows 100
 
-writes `DIR/NAME/` for every benchmark, as `--data-dir DIR` reads it: pictures embedded in parquet, or in the folder
-`images` beside JSON. What is asked follows the data set (ten answers a question, a hundred candidates a round, six
-existence questions of each kind a picture), in words of the world's own questions. Columns that mean nothing to an
+writes `DIR/NAME/` for every benchmark, as `--data-dir DIR` reads it: images embedded in parquet, or in the folder
+`images` beside JSON. What is asked follows the dataset (ten answers a question, a hundred candidates a round, six
+existence questions of each kind an image), in words of the world's own questions. Columns that mean nothing to an
 evaluation, such as programs of questions, are empty or left out.
 """
 
@@ -71,8 +71,8 @@ def write_synthetic(
 
     Args:
         directory: where; each benchmark gets a folder of its name there.
-        num_rows: how many rows each gets. For those that ask about a picture many times in rows of their own it is the
-            number of pictures (POPE) or questions (MMBench, whose rows rotate the options).
+        num_rows: how many rows each gets. For those that ask about an image many times in rows of their own it is the
+            number of images (POPE) or questions (MMBench, whose rows rotate the options).
         benchmarks: names; all by default.
         seed: which scenes and questions; nothing else depends on chance.
         split: split of the world whose scenes are shown; `"test"` scenes were never trained on.

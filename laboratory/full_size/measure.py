@@ -181,7 +181,7 @@ def answer(args: argparse.Namespace) -> dict[str, Any]:
         ids = timed(
             name, lambda beams=beams: model.generate(**inputs, image_features=features, num_beams=beams, **lengths)
         )
-    # Any size and mode of picture gives the same kind of input.
+    # Any size and mode of image gives the same kind of input.
     with Image.open(args.image) as picture:
         for other in (
             picture.convert("L"),

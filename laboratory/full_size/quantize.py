@@ -119,7 +119,7 @@ def storage_bytes(parameter: Any) -> int:
 
 
 def ask_about_the_world(model: Any, args: argparse.Namespace) -> dict[str, float]:
-    """Headline figures on test pictures of the synthetic world, without tags."""
+    """Headline figures on test images of the synthetic world, without tags."""
     from laboratory.world.evaluate_world import answer_all, held_out, score_task
     from laboratory.world.language import TASKS
     from processing_lion import LionProcessor

@@ -1,4 +1,4 @@
-"""Speed of answering: beside InstructBLIP, with and without adapters, many questions on one picture, beam search."""
+"""Speed of answering: beside InstructBLIP, with and without adapters, many questions on one image, beam search."""
 
 from collections.abc import Callable
 from typing import Any
@@ -136,7 +136,7 @@ def decoder_steps(
 
 
 def measure_questions(session: Session) -> None:
-    """Sixteen questions on one picture, encoded once and answered as a batch, beside sixteen calls."""
+    """Sixteen questions on one image, encoded once and answered as a batch, beside sixteen calls."""
     layouts = {"both-branches": ("qformer", "aggregator"), "qformer-only": ("qformer",)}
     for layout, branches in layouts.items():
         cases = {f"questions/{layout}-{decoding}": num_beams for decoding, num_beams in DECODING.items()}

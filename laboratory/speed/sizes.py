@@ -172,7 +172,7 @@ def make_instructblip(lion: LionForConditionalGeneration, sizes: Sizes) -> Instr
 
 
 def make_inputs(sizes: Sizes, batch_size: int, device: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Random pictures and instructions of full length, the same ones at every call."""
+    """Random images and instructions of full length, the same ones at every call."""
     generator = torch.Generator().manual_seed(1)
 
     def tokens(length: int, vocab_size: int) -> torch.Tensor:

@@ -1,14 +1,14 @@
 """
-Stage 0: the base model and the tagger of the nano checkpoint, from nothing.
+Stage 0: the base model and the tagger of the nano checkpoint, from scratch.
 
 Six phases, each a run of `transformers.Trainer` that can be resumed; `connectors` needs `tower`, `places` needs
 `language`, `answers` all four, and what needs nothing of each other can run side by side:
 
-1. `tower`: the vision tower learns what each patch of a picture shows;
-2. `language`: the language model learns to answer from symbolic visual tokens, without pictures;
+1. `tower`: the vision tower learns what each patch of an image shows;
+2. `language`: the language model learns to answer from symbolic visual tokens, without images;
 3. `places`: it learns to compare places in the same way, one object's with the middle before those of two;
-4. `connectors`: Q-Former and aggregator learn to turn pictures into those tokens, the tower being frozen;
-5. `answers`: connectors and language model learn together to answer about pictures;
+4. `connectors`: Q-Former and aggregator learn to turn images into those tokens, the tower being frozen;
+5. `answers`: connectors and language model learn together to answer about images;
 6. `tagger`: the tagger learns the world's tags, and its thresholds are set on the validation split.
 """
 
@@ -72,7 +72,7 @@ _TASK_WEIGHTS = {
 # Slots alone are quickest to read; the patches are not to be forgotten.
 _LAYOUTS = {"places": ("qformer", "qformer", "both")}
 _CONNECTORS = (*Q_FORMER_PARTS, *AGGREGATOR_PARTS)
-# Each phase sees pictures of its own.
+# Each phase sees images of its own.
 _FIRST_SCENES = {phase: 100_000_000 * number for number, phase in enumerate(STEPS)}
 # Whose weights a phase starts from; each brings only what it has learnt itself.
 _STARTS_FROM = {
@@ -254,7 +254,7 @@ class Phases:
                 lion.load_state_dict(own, strict=False)
 
     def patches(self, phase: str, for_tagger: bool = False) -> PatchBatches:
-        """A phase's pictures with dense targets."""
+        """A phase's images with dense targets."""
         patch_size = LionConfig.from_preset("nano").vision_config.patch_size
         return PatchBatches(self.steps[phase], _FIRST_SCENES[phase], 64, patch_size, for_tagger)
 
@@ -321,7 +321,7 @@ class Phases:
         args = TrainingArguments(
             output_dir=str(directory),
             max_steps=self.steps[phase],
-            per_device_train_batch_size=1,  # an item of the data set is a batch
+            per_device_train_batch_size=1,  # an item of the dataset is a batch
             learning_rate=rate,
             lr_scheduler_type="cosine_with_min_lr",
             lr_scheduler_kwargs={"min_lr": 0.03 * rate},

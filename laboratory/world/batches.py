@@ -47,7 +47,7 @@ class WorldBatches(Dataset):
     """
     Args:
         num_batches (`int`): How many batches there are.
-        first_scene (`int`): Training scene that the first picture shows.
+        first_scene (`int`): Training scene that the first image shows.
         num_scenes (`int`): Scenes of a batch.
     """
 
@@ -154,7 +154,7 @@ def encode_instructions(
 
 
 def pixel_values(scenes: Sequence[Scene], mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """Normalised pictures of scenes, `(B, 3, H, W)` float32. They have the model's size: nothing is resized."""
+    """Normalised images of scenes, `(B, 3, H, W)` float32. They have the model's size: nothing is resized."""
     pictures = np.stack([np.asarray(render(scene), dtype=np.float32) for scene in scenes]) / 255
     return (
         torch.from_numpy((pictures - np.asarray(mean, "float32")) / np.asarray(std, "float32"))

@@ -1,4 +1,4 @@
-"""The world as a data set of the `datasets` library: one row an instruction."""
+"""The world as a dataset of the `datasets` library: one row an instruction."""
 
 from __future__ import annotations
 
@@ -141,22 +141,22 @@ def build_world(
     streaming: bool = False,
 ) -> datasets.Dataset | datasets.IterableDataset:
     """
-    Build the world's data set.
+    Build the world's dataset.
 
     Args:
-        split: `"train"`, `"validation"` or `"test"`; their pictures never coincide.
-        num_scenes: How many pictures.
-        first_scene: Number, within the split, of the first picture.
+        split: `"train"`, `"validation"` or `"test"`; their images never coincide.
+        num_scenes: How many images.
+        first_scene: Number, within the split, of the first image.
         level: `"image_level"` or `"region_level"`, for the tasks of that level alone.
         tasks: Tasks to draw from, in place of `level`; all by default.
-        questions: Rows a picture.
-        missing_tags: Probability that a true tag is missing from a picture's tags.
-        wrong_tags: Probability that a picture's tags hold one that may be false.
+        questions: Rows an image.
+        missing_tags: Probability that a true tag is missing from an image's tags.
+        wrong_tags: Probability that an image's tags hold one that may be false.
         streaming: Return an `IterableDataset` that draws while it is read, not a `Dataset` that is drawn once and
             cached.
 
     Returns:
-        A data set with the columns of [`FEATURES`].
+        A dataset with the columns of [`FEATURES`].
 
     Raises:
         ValueError: An argument is outside what is described here.

@@ -1,5 +1,5 @@
 """
-Scores of a checkpoint on pictures of the world that it was never trained on, beside what chance would give.
+Scores of a checkpoint on images of the world that it was never trained on, beside what chance would give.
 
     python -m laboratory.world.evaluate_world --model DIR --output report
 
@@ -47,7 +47,7 @@ class Score:
         metric (`str`): What is measured.
         value (`float`): Its value.
         low, high (`float`): Ends of the 95 % confidence interval (bootstrap over samples).
-        chance (`float`, *optional*): The same metric for an answer that knows everything about the picture but not
+        chance (`float`, *optional*): The same metric for an answer that knows everything about the image but not
             what is asked (see [`chance_answer`]); `None` where nothing is asked.
         samples (`int`): How many samples there were.
     """
@@ -77,10 +77,10 @@ def held_out(task: str, samples: int, split: str = "test", first_scene: int = 0)
 
 def chance_answer(scene: Scene, sample: Sample, rng: np.random.Generator) -> str:
     """
-    What someone answers who sees the picture and knows the kind of question, but not what it is about.
+    What someone answers who sees the image and knows the kind of question, but not what it is about.
 
-    Colour, kind, place, side and description are those of some object of the picture, a direction that between two of
-    them; a number is one that some kind or colour of the picture has; yes and no, true and false are tossed for.
+    Colour, kind, place, side and description are those of some object of the image, a direction that between two of
+    them; a number is one that some kind or colour of the image has; yes and no, true and false are tossed for.
     """
     item = scene.objects[int(rng.integers(len(scene.objects)))]
     if sample.task == "count":
@@ -155,7 +155,7 @@ def answer_all(
 
 
 def tag_scenes(tagger: RamForImageTagging, scenes: Sequence[Scene]) -> list[list[str]]:
-    """What a tagger finds in the pictures of scenes."""
+    """What a tagger finds in the images of scenes."""
     size = tagger.config.vision_config.image_size
     pictures = [render(scene) for scene in scenes]
     pixels = LionImageProcessor.for_tagging(size)(pictures, return_tensors="pt")["pixel_values"]
@@ -206,7 +206,7 @@ def score_task(task: str, cases: Sequence[tuple[Scene, Sample]], answers: Sequen
 
 
 def score_tagger(tagger: RamForImageTagging, samples: int, split: str) -> Score:
-    """F1 over all tags and pictures (micro average)."""
+    """F1 over all tags and images (micro average)."""
     rows = []
     seeds = SPLITS[split][:samples]
     for start in range(0, samples, _BATCH):

@@ -14,7 +14,7 @@ from processing_lion.prompts_lion import PROMPT_TEMPLATES, format_prompt
 
 RELATIONS = ("to the left of", "to the right of", "above", "below")
 TAGS = (*GLYPHS, *COLORS)
-"""The tagger's vocabulary: what kinds of objects and which colours a picture shows."""
+"""The tagger's vocabulary: what kinds of objects and which colours an image shows."""
 
 _RELATION_MARGIN = 8
 """Pixels between two centres along an axis, below which nobody is asked which one comes first."""
@@ -37,7 +37,7 @@ class Sample:
 
 
 def coordinate(pixels: int) -> str:
-    """A position as LION writes it: a fraction of the picture's side with three decimals."""
+    """A position as LION writes it: a fraction of the image's side with three decimals."""
     return f"{pixels / IMAGE_SIZE:.3f}"
 
 

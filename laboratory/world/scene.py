@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 
 IMAGE_SIZE = 96
-"""Side of a picture, in pixels."""
+"""Side of an image, in pixels."""
 
 GLYPHS = {
     "star": "★",
@@ -50,7 +50,7 @@ SPLITS = {
     "validation": range(1_000_000_000, 1_100_000_000),
     "test": range(1_100_000_000, 1_200_000_000),
 }
-"""Seeds of each split. The ranges are disjoint, so no picture of one split is ever drawn for another."""
+"""Seeds of each split. The ranges are disjoint, so no image of one split is ever drawn for another."""
 
 # Kinds are not equally common, and some like each other's company: without that, the popular and adversarial
 # questions of POPE would be no harder than the random ones.
@@ -100,7 +100,7 @@ class SceneObject:
 
     @property
     def normalized_box(self) -> tuple[float, float, float, float]:
-        """The box as fractions of the picture's width and height."""
+        """The box as fractions of the image's width and height."""
         x1, y1, x2, y2 = (side / IMAGE_SIZE for side in self.box)
         return x1, y1, x2, y2
 
@@ -154,7 +154,7 @@ def sample_scene(seed: int, num_objects: int | None = None) -> Scene:
 
     Args:
         seed: Any non-negative integer. [`SPLITS`] says which seeds belong to which split.
-        num_objects: Number of objects to place, in place of a number drawn from the seed. Where the picture is full
+        num_objects: Number of objects to place, in place of a number drawn from the seed. Where the image is full
             earlier, fewer are placed.
     """
     rng = np.random.default_rng([seed, 0])

@@ -1,4 +1,4 @@
-"""Thresholds of the tagger: for each tag, the one with the best F1 on pictures of the validation split."""
+"""Thresholds of the tagger: for each tag, the one with the best F1 on images of the validation split."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def calibrate_thresholds(tagger: RamForImageTagging, num_scenes: int = 3000, bat
 
     Args:
         tagger ([`RamForImageTagging`]): The trained model, its tags being the world's.
-        num_scenes (`int`): How many validation pictures to judge by.
-        batch_size (`int`): Pictures at a time.
+        num_scenes (`int`): How many validation images to judge by.
+        batch_size (`int`): Images at a time.
     """
     training = tagger.training
     tagger.eval()

@@ -1,4 +1,4 @@
-"""What a picture's patches should tell: dense targets, and the word-like visual tokens that follow from them."""
+"""What an image's patches should tell: dense targets, and the word-like visual tokens that follow from them."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class VisualVocabulary(nn.Module):
         return self.glyph[glyph] + self.color[color] + place * (glyph != NOTHING).unsqueeze(-1)
 
     def patches(self, glyph: torch.Tensor, color: torch.Tensor, box: torch.Tensor) -> torch.Tensor:
-        """Tokens of a picture's patches behind the class token, `(B, N + 1, d_model)`."""
+        """Tokens of an image's patches behind the class token, `(B, N + 1, d_model)`."""
         tokens = self.objects(glyph, color, box)
         return torch.cat([self.class_token.expand(len(tokens), 1, -1), tokens], dim=1)
 

@@ -54,7 +54,7 @@ class TowerTeacher(nn.Module):
 
 
 class SymbolTeacher(nn.Module):
-    """Teaches the language model to answer from symbolic visual tokens in place of pictures."""
+    """Teaches the language model to answer from symbolic visual tokens in place of images."""
 
     def __init__(self, lion: LionForConditionalGeneration, vocabulary: VisualVocabulary):
         super().__init__()
@@ -86,7 +86,7 @@ class SymbolTeacher(nn.Module):
 
 
 class ConnectorTeacher(nn.Module):
-    """Teaches Q-Former and aggregator to turn pictures into the symbolic visual tokens; the tower is frozen."""
+    """Teaches Q-Former and aggregator to turn images into the symbolic visual tokens; the tower is frozen."""
 
     def __init__(self, lion: LionForConditionalGeneration, vocabulary: VisualVocabulary):
         super().__init__()
@@ -95,7 +95,7 @@ class ConnectorTeacher(nn.Module):
     def forward(
         self, pixel_values: torch.Tensor, scene_index: torch.Tensor, **batch: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """A batch of [`~laboratory.world.batches.InstructionBatches`] with pictures and one instruction each."""
+        """A batch of [`~laboratory.world.batches.InstructionBatches`] with images and one instruction each."""
         self.lion.set_active_branches(("qformer", "aggregator"))
         features = self.lion.encode_images(pixel_values).select(scene_index)
         visual = self.lion.get_visual_embeds(features, batch["qformer_input_ids"], batch["qformer_attention_mask"])
@@ -123,7 +123,7 @@ class ConnectorTeacher(nn.Module):
 
 
 class AnswerTeacher(nn.Module):
-    """Teaches connectors and language model together to answer about pictures, each encoded once for its questions."""
+    """Teaches connectors and language model together to answer about images, each encoded once for its questions."""
 
     def __init__(self, lion: LionForConditionalGeneration):
         super().__init__()
@@ -132,7 +132,7 @@ class AnswerTeacher(nn.Module):
     def forward(
         self, layout: str, pixel_values: torch.Tensor, scene_index: torch.Tensor, **batch: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """A batch of [`~laboratory.world.batches.InstructionBatches`] with pictures."""
+        """A batch of [`~laboratory.world.batches.InstructionBatches`] with images."""
         self.lion.set_active_branches([layout] if layout != "both" else ["qformer", "aggregator"])
         features = self.lion.encode_images(pixel_values).select(scene_index)
         inputs = {name: values for name, values in batch.items() if not name.startswith(("slot_", "patch_"))}

@@ -1,4 +1,4 @@
-"""Several pictures on one sheet, each above what was asked about it and answered."""
+"""Several images on one sheet, each above what was asked about it and answered."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _INK, _RIGHT, _WRONG = "#222222", "#1a7f37", "#c62828"
 @dataclass
 class Exchange:
     """
-    A question about a picture and what came back.
+    A question about an image and what came back.
 
     Args:
         prompt (`str`): What is asked.
@@ -44,7 +44,7 @@ class Exchange:
 
 @dataclass
 class Shown:
-    """A picture with its tags and what was asked about it."""
+    """An image with its tags and what was asked about it."""
 
     name: str
     picture: Image
@@ -54,14 +54,14 @@ class Shown:
 
 def contact_sheet(shown: list[Shown]) -> Image:
     """
-    Draw pictures in rows, with their boxes; an answer is green where it is right, red where it is not, followed by
+    Draw images in rows, with their boxes; an answer is green where it is right, red where it is not, followed by
     what is true.
 
     Args:
-        shown (`list[Shown]`): Pictures with answers.
+        shown (`list[Shown]`): Images with answers.
 
     Returns:
-        `Image`: An RGB picture.
+        `Image`: An RGB image.
     """
     import PIL.Image
     import PIL.ImageDraw

@@ -1,4 +1,4 @@
-"""`lion demo`: what a checkpoint says about pictures."""
+"""`lion demo`: what a checkpoint says about images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from modeling_lion import LionImageToTextPipeline
 
 SMALLEST_DRAWING = 480
-"""Pixels of the drawing's longer side, at least: labels on the nano's pictures of 96 pixels could not be read."""
+"""Pixels of the drawing's longer side, at least: labels on the nano's images of 96 pixels could not be read."""
 
 HELD_OUT_SCENES = 10
 """How many held-out scenes are shown by default: the first ones, whatever comes out."""
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def ask_all(pipe: LionImageToTextPipeline, shown: list[Shown]) -> None:
-    """Fill in tags and answers; pictures without questions get some from their tags."""
+    """Fill in tags and answers; images without questions get some from their tags."""
     from processing_lion import intersection_over_union, parse_boxes
 
     if pipe.tagger is not None:
@@ -137,7 +137,7 @@ def questions_from_tags(tags: list[str]) -> list[Exchange]:
 
 
 def enlarge(picture: Image) -> tuple[Image, float]:
-    """The picture at a size at which labels can be read, and how much larger it is."""
+    """The image at a size at which labels can be read, and how much larger it is."""
     from PIL.Image import Resampling
 
     scale = max(1.0, SMALLEST_DRAWING / max(picture.size))

@@ -1,4 +1,4 @@
-"""`lion tag`: tags for every image of a folder or a data set."""
+"""`lion tag`: tags for every image of a folder or a dataset."""
 
 from __future__ import annotations
 

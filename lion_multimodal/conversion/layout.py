@@ -20,7 +20,7 @@ Shapes = Mapping[str, torch.Size]
 _VISION_HEADS = {1408: 16}
 _QFORMER_HEADS = {768: 12}
 _RELEASED_DEPTH = 39
-# The sides of pictures that Swin was released for, by its window; where the file has masks, they tell.
+# The sides of images that Swin was released for, by its window; where the file has masks, they tell.
 _SWIN_IMAGE_SIZES = {12: 384, 7: 224}
 _TAGGING_HEADS = 4
 

@@ -1,4 +1,4 @@
-"""From examples to answers: every picture is encoded and tagged once, whatever is asked about it."""
+"""From examples to answers: every image is encoded and tagged once, whatever is asked about it."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Unanswered:
 
 def group_by_picture(examples: Iterable[Example], pictures: int) -> list[list[Example]]:
     """
-    Put all questions about a picture together, and so many pictures into each group.
+    Put all questions about an image together, and so many images into each group.
 
     The groups depend on the examples alone: not on how many processes share them, nor on what an earlier run has
     done. As nothing that is computed leaves its group, neither do the answers depend on these.
@@ -99,7 +99,7 @@ def find_commit(name_or_path: str | os.PathLike, revision: str | None = None) ->
 
 @dataclass
 class _Pictures:
-    """The pictures of a group, preprocessed, by their `image_id`; of those that cannot be read, the reasons."""
+    """The images of a group, preprocessed, by their `image_id`; of those that cannot be read, the reasons."""
 
     pixels: dict[str, torch.Tensor]
     tagger_pixels: dict[str, torch.Tensor]
@@ -113,10 +113,10 @@ class Answerer:
     Args:
         model: the model, on the device where it is to run.
         processor: its processor.
-        tagger: names what is in a picture; needed with `tags="tagger"`.
+        tagger: names what is in an image; needed with `tags="tagger"`.
         tags: where the tags of prompts come from: the example (`"column"`), the tagger, or nowhere (`"none"`). An
             example of `"column"` that has none is asked without the tag sentence.
-        batch_size: pictures encoded at once, and questions asked at once.
+        batch_size: images encoded at once, and questions asked at once.
         revision: the commit that the checkpoint is of, if it is from the Hub.
 
     Raises:
@@ -215,7 +215,7 @@ class Answerer:
         """
         Answer the examples of groups, a batch at a time; examples of any level and kind may stand side by side.
 
-        A group's pictures are read while the one before is answered, and are encoded once. Batches are formed before
+        A group's images are read while the one before is answered, and are encoded once. Batches are formed before
         what is answered or cannot be read is left out of them, so that a run that goes on gives the very numbers that
         an uninterrupted one gives.
 

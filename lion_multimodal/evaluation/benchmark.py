@@ -1,4 +1,4 @@
-"""What a benchmark is: where its rows are, how a row becomes questions about a picture, how answers are judged."""
+"""What a benchmark is: where its rows are, how a row becomes questions about an image, how answers are judged."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ LEVELS = ("image_level", "region_level")
 @dataclass
 class Example:
     """
-    One question about one picture.
+    One question about one image.
 
     Attributes:
         id: names the example within its benchmark; the same in every run, whatever the batch size or process.
-        image: the picture as `datasets` gives it undecoded (`{"bytes": ..., "path": ...}`), or a path, an address on
-            the web or a PIL picture; or a function without arguments that returns one of these, so that thousands of
-            examples hold no pictures. `lion_multimodal.evaluation.rows.load_image` opens all of them.
-        image_id: examples that share it show the same picture, which is encoded once for all of them.
+        image: the image as `datasets` gives it undecoded (`{"bytes": ..., "path": ...}`), or a path, an address on
+            the web or a PIL image; or a function without arguments that returns one of these, so that thousands of
+            examples hold no images. `lion_multimodal.evaluation.rows.load_image` opens all of them.
+        image_id: examples that share it show the same image, which is encoded once for all of them.
         instruction: what the model is asked, without the tag sentence.
         metric_inputs: the columns of the benchmark's metric for this example, `predictions` excepted; `references` is
             always there.
@@ -49,14 +49,14 @@ class Example:
 @dataclass(frozen=True)
 class PictureTable:
     """
-    Pictures that stand apart from the questions, in a table of their own.
+    Images that stand apart from the questions, in a table of their own.
 
     Attributes:
         name: configuration that holds it on the Hub; in a local folder, the annotation file of that name.
         split: its split.
-        key: column that names a picture there.
-        row_key: column of the questions that names their picture.
-        column: column of the picture; the questions' rows get it under this name.
+        key: column that names an image there.
+        row_key: column of the questions that names their image.
+        column: column of the image; the questions' rows get it under this name.
     """
 
     name: str
@@ -69,10 +69,10 @@ class PictureTable:
 @dataclass(frozen=True)
 class HubDataset:
     """
-    Rows on the Hub, or in the schema of a data set there.
+    Rows on the Hub, or in the schema of a dataset there.
 
     Attributes:
-        path: name of the data set's repo, or where files in this schema come from if `local_only`.
+        path: name of the dataset's repo, or where files in this schema come from if `local_only`.
         split: split to read.
         name: configuration, where there are several.
         columns: those that the reader cannot do without.
@@ -81,7 +81,7 @@ class HubDataset:
             be used.
         revision: branch, tag or commit, where the main one does not serve.
         folder: folder of the repo that holds the files, where the repo does not say which they are.
-        picture_table: where the pictures are, if not in the rows.
+        image_table: where the images are, if not in the rows.
         unpack: the parsed JSON files of a local folder, by file name, to rows; `None` where they are not of this kind.
             For distributions whose annotation files are no plain lists of rows.
         local_only: never read from the Hub: only files in this schema are.
@@ -140,7 +140,7 @@ class Benchmark:
         title: as in the paper.
         task: kind of task, such as `"captioning"`.
         prompts: the keys of `PROMPT_TEMPLATES` that its instructions are made of.
-        sources: data sets on the Hub that hold it, the preferred one first. Rows of a local folder (`--data-dir`) may
+        sources: datasets on the Hub that hold it, the preferred one first. Rows of a local folder (`--data-dir`) may
             have the schema of any of them.
         metrics: by part of the benchmark; the key `""` holds for parts that are not named.
         further_metrics: computed on the same inputs and reported beside the headline.
@@ -148,7 +148,7 @@ class Benchmark:
         level: how its examples are routed.
         published: figures in the unit of the headline, by part and model: `{"": {"LION-4B": 138.20}}`.
         normalize_candidates: whether log-likelihoods of candidates are divided by their lengths.
-        why: why this data set, split and prompt; for the report.
+        why: why this dataset, split and prompt; for the report.
     """
 
     name: str

@@ -26,7 +26,7 @@ def eval_results(report: Report) -> list[EvalResult]:
     """
     The headline figures of a report, in their published units.
 
-    Figures on a local folder are named as such: only rows that came from the Hub count as the Hub's data set.
+    Figures on a local folder are named as such: only rows that came from the Hub count as the Hub's dataset.
     """
     return [_eval_result(report, benchmark, score) for benchmark in report.evaluated for score in benchmark.scores]
 
@@ -112,7 +112,7 @@ def _merged(model_index: Any, report: Report, name: str) -> list[dict[str, Any]]
 
 
 def _entry(name: str, result: EvalResult) -> dict[str, Any]:
-    # One by one: together, those of one data set would share the first one's name.
+    # One by one: together, those of one dataset would share the first one's name.
     return eval_results_to_model_index(name, [result])[0]["results"][0]
 
 
@@ -121,7 +121,7 @@ def _metrics(entry: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], Mapping[
 
 
 def _key(entry: Mapping[str, Any], metric: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What figure this is; value, sample count and revision of the data set excepted."""
+    """What figure this is; value, sample count and revision of the dataset excepted."""
     dataset = entry.get("dataset", {})
     described = (dataset.get("type"), dataset.get("config"), dataset.get("split"), dataset.get("name"))
     return entry.get("task", {}).get("type"), *described, metric.get("type")

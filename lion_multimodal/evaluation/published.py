@@ -61,7 +61,7 @@ MMBENCH_ABILITIES: Mapping[str, float] = MappingProxyType(
         "coarse_perception": 78.9,
     }
 )
-"""LION-12B on MMBench's test split, circular accuracy in per cent, by the data set's name of the ability."""
+"""LION-12B on MMBench's test split, circular accuracy in per cent, by the dataset's name of the ability."""
 
 PUBLISHED_DETAILS: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]] = MappingProxyType(
     {

@@ -48,7 +48,7 @@ class BenchmarkReport:
         scores: its figures, by part.
         examples: how many questions were to be asked.
         answered: how many were.
-        left_out: how many rows and questions were left out, because they cannot be used or their picture cannot be
+        left_out: how many rows and questions were left out, because they cannot be used or their image cannot be
             read.
         reasons: the first of these: `{"id": ..., "reason": ...}`.
         source: where the rows come from.
@@ -94,7 +94,7 @@ class Report:
         benchmarks: the benchmarks, evaluated or not.
         versions: of Python and packages.
         created: when, in UTC.
-        sheet: whether pictures of the first answers lie beside the report.
+        sheet: whether images of the first answers lie beside the report.
     """
 
     settings: dict[str, Any]

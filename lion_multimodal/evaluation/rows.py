@@ -29,13 +29,13 @@ ANNOTATION_SUFFIXES = (".parquet", ".jsonl", ".json", ".csv", ".tsv")
 """Kinds of annotation files that a local folder may hold."""
 
 PICTURE_FOLDER = "images"
-"""Folder below a benchmark's local folder that file names of pictures are relative to."""
+"""Folder below a benchmark's local folder that file names of images are relative to."""
 
 _ID_COLUMNS = ("question_id", "questionId", "id", "index", "image_id", "img_id", "imgid", "cocoid", "filename")
 
 
 class DataUnavailableError(ValueError):
-    """A benchmark's data set is not there, cannot be read, or lacks columns."""
+    """A benchmark's dataset is not there, cannot be read, or lacks columns."""
 
 
 class Examples(Sequence[Example]):
@@ -44,7 +44,7 @@ class Examples(Sequence[Example]):
 
     Attributes:
         benchmark: the benchmark.
-        source: where they come from: data set, configuration, split, revision and fingerprint on the Hub, or folder,
+        source: where they come from: dataset, configuration, split, revision and fingerprint on the Hub, or folder,
             files and their SHA-256.
         unusable: what was left out: `{"row": number from 0, "id": name, "reason": text}`.
     """
@@ -85,12 +85,12 @@ def read_examples(
     Args:
         benchmark: the benchmark.
         data_dir: folder with a folder for each benchmark, `DATA_DIR/NAME`, that holds the annotation file (parquet,
-            jsonl, json, csv or tsv, its columns those of one of the benchmark's sources) and, where pictures are not
+            jsonl, json, csv or tsv, its columns those of one of the benchmark's sources) and, where images are not
             embedded, the folder `images`. By default, rows come from the Hub.
         limit: read no more examples than that.
 
     Raises:
-        DataUnavailableError: the data set or a column that is needed is not there.
+        DataUnavailableError: the dataset or a column that is needed is not there.
         ValueError: `limit` is not positive.
     """
     if limit is not None and limit < 1:
@@ -128,7 +128,7 @@ def read_examples(
 
 def load_image(example: Example) -> Image.Image:
     """
-    The picture of an example, decoded as LION's processor does, in RGB.
+    The image of an example, decoded as LION's processor does, in RGB.
 
     Raises:
         ValueError: it is missing or cannot be decoded; names the example.
@@ -201,7 +201,7 @@ class _ParquetRows:
 
 class _Table:
     """
-    Rows without their pictures, which stay where they are until they are asked for.
+    Rows without their images, which stay where they are until they are asked for.
 
     Args:
         name: what messages call it.
@@ -239,7 +239,7 @@ class _Table:
         return set(self.data.column_names)
 
     def join(self, table: _Table, key: str, row_key: str, column: str) -> None:
-        """Take the pictures of another table: `column` of the row there whose `key` is this one's `row_key`."""
+        """Take the images of another table: `column` of the row there whose `key` is this one's `row_key`."""
         keys = table.data[key] if not isinstance(table.data, list) else [row[key] for row in table.data]
         self.joined[column] = (table, row_key, {str(value): index for index, value in enumerate(keys)}, column)
 
@@ -306,7 +306,7 @@ def _load_hub_table(dataset: HubDataset, name: str | None, split: str) -> _Table
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         message = " ".join(str(error).split())
         raise DataUnavailableError(f"the data set {full_name} is not available: {message}") from error
-    # The cache keeps the data sets of the Hub in folders that are named after their commits.
+    # The cache keeps the datasets of the Hub in folders that are named after their commits.
     commits = [re.search(r"[/\\]([0-9a-f]{40})[/\\]", file["filename"]) for file in data.cache_files]
     source = {
         "dataset": dataset.path,
@@ -442,7 +442,7 @@ def _jsonl_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _csv_rows(path: Path) -> list[dict[str, Any]]:
-    # MMBench's tables hold pictures in base64.
+    # MMBench's tables hold images in base64.
     csv.field_size_limit(2**31 - 1)
     delimiter = "\t" if path.suffix == ".tsv" else ","
     try:

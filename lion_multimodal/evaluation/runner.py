@@ -89,11 +89,11 @@ def evaluate(
     Evaluate a checkpoint.
 
     Into `output` go, besides `report.md` and `report.json`: `predictions/NAME.jsonl`, an answer a line; `results/`,
-    the figures of each benchmark; `sheet.png`, the first pictures with answers; and `settings.json`. An `output` of
+    the figures of each benchmark; `sheet.png`, the first images with answers; and `settings.json`. An `output` of
     the same settings is continued: no question is asked twice, benchmarks that an earlier run evaluated stay in the
     report. Batch size, device and number of processes may differ from run to run.
 
-    Under `accelerate launch` every process takes a share of the pictures.
+    Under `accelerate launch` every process takes a share of the images.
 
     Args:
         model: directory of a checkpoint, or a repo on the Hub.
@@ -103,7 +103,7 @@ def evaluate(
         revision: branch, tag or commit of the repo.
         data_dir: folder with a folder for each benchmark; by default rows come from the Hub.
         limit: ask the first examples of each benchmark only.
-        batch_size: pictures encoded at once, and questions asked at once, by each process.
+        batch_size: images encoded at once, and questions asked at once, by each process.
         tags: where tags come from: the tagger in the repo's subfolder `tagger/` (`"tagger"`), the rows' column `tags`
             (`"column"`), or nowhere (`"none"`).
         dtype: precision: a name of `lion_multimodal.evaluation.answering.DTYPES`.
@@ -194,7 +194,7 @@ def _adapter_identity(adapter: str | os.PathLike | None) -> dict[str, Any]:
 
 
 def examples_digest(examples: Iterable[Example], benchmark: Benchmark) -> str:
-    """A checksum of what is asked, how, and how it is judged; the pictures' contents excepted."""
+    """A checksum of what is asked, how, and how it is judged; the images' contents excepted."""
     digest = hashlib.sha256(json.dumps([asdict(benchmark.decoding), benchmark.normalize_candidates]).encode())
     for example in examples:
         asked = (example.id, example.image_id, example.instruction, example.candidates, example.level, example.tags)

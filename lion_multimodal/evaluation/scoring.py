@@ -33,7 +33,7 @@ class Score:
         headline: which of its figures is compared.
         value: the headline in the published unit.
         scale: factor from the metric's own unit to the published one.
-        interval: ends of the 95 % bootstrap interval of `value`, pictures drawn with all their questions; `None` where
+        interval: ends of the 95 % bootstrap interval of `value`, images drawn with all their questions; `None` where
             the figure is no mean over samples.
         samples: number of examples.
         figures: all figures of the metric and of those beside it, in their own units.
@@ -143,7 +143,7 @@ def _interval(examples: Sequence[Example], per_sample: Sequence[Any]) -> tuple[f
     """
     Of the mean of numbers, or of the F1 of rows (true positive, predicted positive, actual positive).
 
-    Questions about one picture are not independent, so pictures are drawn. Of examples that are judged as a group, one
+    Questions about one image are not independent, so images are drawn. Of examples that are judged as a group, one
     stands for all.
     """
     by_picture: dict[str, list[Any]] = {}

@@ -1,4 +1,4 @@
-"""A sheet to look at: the first pictures of each benchmark, with what was asked, answered and true."""
+"""A sheet to look at: the first images of each benchmark, with what was asked, answered and true."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def draw_strip(
     benchmark: Benchmark, examples: Sequence[Example], records: Mapping[str, Mapping[str, Any]]
 ) -> Image.Image:
     """
-    The first pictures of a benchmark, side by side, one question each.
+    The first images of a benchmark, side by side, one question each.
 
     Args:
         benchmark: the benchmark.
@@ -105,7 +105,7 @@ def _reference_box(example: Example) -> list[float] | None:
 
 
 def _draw_panel(strip: Image.Image, left: int, top: int, example: Example, answer: str) -> int:
-    """Draw a picture with its words below; return where these end."""
+    """Draw an image with its words below; return where these end."""
     picture = load_image(example)
     scale = min(_PANEL_WIDTH / picture.width, _PICTURE_HEIGHT / picture.height)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))

@@ -80,7 +80,7 @@ def evaluated(nano, benchmark_data, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def workplace(nano, base, stage_adapter, evaluated, tmp_path, monkeypatch) -> Path:
-    """A reader's working directory: a checkout, pictures, rows, a recipe, training's outputs, the authors' files."""
+    """A reader's working directory: a checkout, images, rows, a recipe, training's outputs, the authors' files."""
     folder = tmp_path / "workplace"
     folder.mkdir()
     for name in ("docs", "laboratory", "lion_multimodal", "trainers", "tests", "Makefile", "pyproject.toml"):

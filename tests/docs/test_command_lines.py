@@ -27,7 +27,7 @@ LONG = (
     "python -m laboratory",  # tests/laboratory
     "python -m lmms_eval",  # tests/lion_multimodal/evaluation/lmms_eval
 )
-# What makes a command short, and stands in for data sets on the Hub and for the sizes of the released files.
+# What makes a command short, and stands in for datasets on the Hub and for the sizes of the released files.
 ADDED = {
     "lion eval": ["--limit", "1", "--device", "cpu", "--data-dir", "{benchmark_data}"],
     "lion convert official": ["--config", "lion_config.json"],

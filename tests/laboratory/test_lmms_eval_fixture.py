@@ -24,7 +24,7 @@ def test_datasets_finds_them_in_place_of_the_hub(folder, monkeypatch, tmp_path):
         numbers[name] = len(found[data.split])
         image = found[data.split][0]["image"]
         assert (image[0] if isinstance(image, list) else image).size == (96, 96)
-    # 18 questions a picture in POPE; some of SEED-Bench's rows have too few choices.
+    # 18 questions an image in POPE; some of SEED-Bench's rows have too few choices.
     assert numbers.pop("pope") == 18 * 6
     assert 1 <= numbers.pop("seedbench_ppl") <= 6
     assert numbers == {"ok_vqa_val2014": 6, "refcoco_bbox_rec_testB": 6, "flickr30k_test": 6}

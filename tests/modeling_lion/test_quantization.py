@@ -46,7 +46,7 @@ def is_quantized(layer: nn.Module) -> bool:
 
 @pytest.fixture(scope="module")
 def batch() -> dict[str, torch.Tensor]:
-    """Questions of all kinds about held-out pictures, with the true answers."""
+    """Questions of all kinds about held-out images, with the true answers."""
     cases = [case for task in ("caption", "color", "count", "existence", "rec", "reg") for case in held_out(task, 4)]
     return LionProcessor.from_pretrained(NANO)(
         images=[render(scene) for scene, _ in cases],

@@ -20,7 +20,7 @@ from processing_lion import LionImageProcessor, image_loading_lion, image_size, 
 
 @pytest.fixture
 def picture():
-    """A colourful picture that is wider than high."""
+    """A colourful image that is wider than high."""
     values = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
     return PIL.Image.fromarray(values)
 

@@ -1,4 +1,4 @@
-"""A tiny LION without adapters, its processor, and pictures to train on."""
+"""A tiny LION without adapters, its processor, and images to train on."""
 
 from pathlib import Path
 

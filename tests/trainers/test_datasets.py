@@ -154,7 +154,7 @@ def test_sources_that_cannot_be_used(folder, fields, problem):
 
 
 def test_pictures_are_not_copied(folder):
-    """A large data set must not be written to the cache a second time."""
+    """A large dataset must not be written to the cache a second time."""
     dataset = build_dataset([source("parquet", folder)])
     rewritten = [f["filename"] for f in dataset.cache_files if "cache-" in f["filename"]]
     assert dataset.num_rows == 6

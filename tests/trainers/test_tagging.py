@@ -46,7 +46,7 @@ def tagger_directory(tmp_path_factory):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)
-        # Between the second and third of five pictures, so that every tag separates them.
+        # Between the second and third of five images, so that every tag separates them.
         inputs = LionImageProcessor.for_tagging(32)([picture(i) for i in range(5)], return_tensors="pt")
         probabilities = model(**inputs).logits.sigmoid().sort(dim=0).values
         model.config.thresholds = probabilities[1:3].mean(dim=0).tolist()
@@ -258,7 +258,7 @@ def test_nothing_is_overwritten(tagger, dataset, tmp_path):
 
 def test_a_folder_becomes_a_data_set_of_its_own(tagger, folder, tmp_path):
     tag_to_dataset(tagger, ImageFolder(folder), tmp_path / "tagged")
-    (folder / "a.png").unlink()  # the pictures are inside
+    (folder / "a.png").unlink()  # the images are inside
     tagged = datasets.load_from_disk(tmp_path / "tagged")
     assert tagged[0]["image"].tobytes() == picture(0).tobytes()
     assert len(tagged) == 5

@@ -32,7 +32,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def tagger(tmp_path_factory) -> Path:
-    """A tagger whose tags differ from picture to picture."""
+    """A tagger whose tags differ from image to image."""
     sizes = {"image_size": 32, "embed_dim": 8, "depths": [2, 1], "num_heads": [1, 2], "window_size": 4}
     tags = {"num_tags": 3, "tags": ["cat", "dog", "cup"], "tags_zh": ["猫", "狗", "杯"], "thresholds": 0.5}
     sizes_of_head = {"hidden_size": 16, "intermediate_size": 24, "projection_dim": 12}
@@ -44,7 +44,7 @@ def tagger(tmp_path_factory) -> Path:
             parameter.add_(torch.randn_like(parameter) * 0.3)
         inputs = LionImageProcessor.for_tagging(32)([picture(i) for i in range(50)], return_tensors="pt")
         probabilities = model(**inputs).logits.sigmoid().sort(dim=0).values
-        # In the largest gap near the middle, so that no picture hangs on a rounding error.
+        # In the largest gap near the middle, so that no image hangs on a rounding error.
         gaps = (probabilities[11:40] - probabilities[10:39]).argmax(dim=0) + 10
         columns = torch.arange(3)
         thresholds = (probabilities[gaps, columns] + probabilities[gaps + 1, columns]) / 2

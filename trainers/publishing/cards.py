@@ -133,7 +133,7 @@ def tag_card(tags: str | Iterable[str] = (), dataset_name: str | None = None) ->
 
     Args:
         tags: beside those it has.
-        dataset_name: a data set on the Hub.
+        dataset_name: a dataset on the Hub.
     """
     wanted = [tags] if isinstance(tags, str) else list(tags)
 

@@ -17,13 +17,13 @@ _COCO_NAMES = ("{:012d}.jpg", "COCO_val2014_{:012d}.jpg", "COCO_train2014_{:012d
 
 
 def _coco_picture(row: Row) -> str:
-    """The file of a COCO picture that the row names by its number."""
+    """The file of a COCO image that the row names by its number."""
     number = row.integer("image_id")
     return row.local_picture(*(name.format(number) for name in _COCO_NAMES))
 
 
 def _coco_id(row: Row) -> int | None:
-    """COCO's number of the picture, where the row gives it."""
+    """COCO's number of the image, where the row gives it."""
     number = row.optional_text("image_id")
     return int(number) if number.isdecimal() else None
 
@@ -55,7 +55,7 @@ def _index(number: int, choices: Sequence[str], column: str) -> int:
 
 
 def _okvqa(row: Row) -> Iterator[Example]:
-    # Original annotations name pictures by their number in COCO.
+    # Original annotations name images by their number in COCO.
     image = row.picture("image") if "image" in row else _coco_picture(row)
     identifier = row.text("question_id")
     yield Example(

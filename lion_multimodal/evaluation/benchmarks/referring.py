@@ -24,7 +24,7 @@ def _example(identifier: str, image: object, image_id: str, expression: str, box
 
 
 def _benchmark_row(row: Row) -> Iterator[Example]:
-    """jxu124/refcoco-benchmark: a picture with its objects, each with COCO's box and several sentences."""
+    """jxu124/refcoco-benchmark: an image with its objects, each with COCO's box and several sentences."""
     info = row.value("image_info")
     image, image_id = row.picture("image"), str(info["id"])
     for reference in row.value("ref_list"):
@@ -43,7 +43,7 @@ def _lmms_row(row: Row) -> Iterator[Example]:
     image = row.picture("image")
     box = fraction_box(corners(row.numbers("bbox", 4)), *picture_size(image))
     name = row.optional_text("file_name")
-    # Files are named after picture and object: COCO_train2014_000000581857_16.jpg.
+    # Files are named after image and object: COCO_train2014_000000581857_16.jpg.
     image_id = name.rsplit("_", 1)[0] if name.count("_") > 2 else name or row.text("question_id")
     for number, expression in enumerate(row.texts("answer")):
         yield _example(f"{row.text('question_id')}/{number}", image, image_id, expression, box)

@@ -13,13 +13,13 @@ from processing_lion.image_loading_lion import image_size, load_image
 from trainers.record import Record
 
 
-# Shorter ones are file names. A picture's base64 has thousands of characters.
+# Shorter ones are file names. An image's base64 has thousands of characters.
 _SHORTEST_BASE64 = 200
 
 
 @dataclass(frozen=True)
 class PictureCell:
-    """A picture in a column of a table, read from the table each time it is called."""
+    """An image in a column of a table, read from the table each time it is called."""
 
     table: Any
     column: str
@@ -31,12 +31,12 @@ class PictureCell:
 
 class Row(Record):
     """
-    A row by column, pictures excepted: those are functions without arguments that give them undecoded.
+    A row by column, images excepted: those are functions without arguments that give them undecoded.
 
     Args:
         values: the row.
-        number: its number in the data set, from 0.
-        pictures: the folder that file names of pictures are relative to, where the row comes from a local folder.
+        number: its number in the dataset, from 0.
+        pictures: the folder that file names of images are relative to, where the row comes from a local folder.
         table: the rows again, for cells that are not kept in memory.
     """
 
@@ -47,7 +47,7 @@ class Row(Record):
 
     def picture(self, column: str, url: str | None = None) -> Any:
         """
-        The picture of a column: embedded, in base64, or as the name of a file.
+        The image of a column: embedded, in base64, or as the name of a file.
 
         Args:
             column: the column.
@@ -72,7 +72,7 @@ class Row(Record):
 
     def local_picture(self, *names: str) -> str:
         """
-        The path of the first of these files that the folder of pictures holds, as named or by the last part of its
+        The path of the first of these files that the folder of images holds, as named or by the last part of its
         name.
 
         Raises:
@@ -91,24 +91,24 @@ class Row(Record):
 
 def decode_picture(image: Any) -> Image.Image:
     """
-    The picture as 8-bit RGB, decoded as LION's processor does, whoever asks.
+    The image as 8-bit RGB, decoded as LION's processor does, whoever asks.
 
     Args:
-        image: as in `Example.image`: a PIL picture, a path, an address on the web, bytes, `{"bytes": ..., "path":
+        image: as in `Example.image`: a PIL image, a path, an address on the web, bytes, `{"bytes": ..., "path":
             ...}`, base64, or a function without arguments that returns one of these.
 
     Raises:
-        ValueError: there is nothing to read, or no picture can be read there.
+        ValueError: there is nothing to read, or no image can be read there.
     """
     return _read_picture(image, load_image)
 
 
 def picture_size(image: Any) -> tuple[int, int]:
     """
-    Width and height of a picture in pixels as [`decode_picture`] gives it, from its header.
+    Width and height of an image in pixels as [`decode_picture`] gives it, from its header.
 
     Raises:
-        ValueError: no picture can be read.
+        ValueError: no image can be read.
     """
     return _read_picture(image, image_size)
 

@@ -1,4 +1,4 @@
-"""What several benchmarks share: decoding, and where the lmms-lab data sets are."""
+"""What several benchmarks share: decoding, and where the lmms-lab datasets are."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LAVIS_ANSWERS = "beam search of 5, length penalty -1 and at most 10 tokens, as I
 
 def lmms_lab(repo: str, /, *arguments: Any, **keywords: Any) -> tuple[HubDataset, HubDataset]:
     """
-    A data set of the lmms-lab family, under both of its names: `lmms-lab/REPO`, as everybody cites it, and
+    A dataset of the lmms-lab family, under both of its names: `lmms-lab/REPO`, as everybody cites it, and
     `lmms-lab-encoder/REPO`, as lmms-eval has it since 0.7.
     """
     return (

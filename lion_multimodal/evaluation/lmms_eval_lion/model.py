@@ -41,14 +41,14 @@ class _Pair(tuple):
 
 class Lion(lmms):
     """
-    LION in lmms-eval: one picture and one question at a time, generated answers and scored candidates.
+    LION in lmms-eval: one image and one question at a time, generated answers and scored candidates.
 
     Args (`--model_args`):
         pretrained: directory of a checkpoint, or a repo on the Hub.
         revision: branch, tag or commit on the Hub.
         device: as in torch; by default this process's accelerator, or the CPU. Also `--device`.
         dtype: `"auto"` (the checkpoint's own), `"float32"`, `"bfloat16"` or `"float16"`.
-        batch_size: pictures encoded and questions asked at once. Given as `--batch_size`.
+        batch_size: images encoded and questions asked at once. Given as `--batch_size`.
         tags: `"tagger"` to put what the checkpoint's tagger sees into the prompts, or `"none"`.
         level: how questions are routed: `"auto"` (by their words), `"image_level"` or `"region_level"`. `task` is its
             former name.

@@ -2,7 +2,7 @@
 lmms-eval's requests, answered by LION.
 
 A request is an lmms-eval `Instance`; all that is used of it are its `arguments`: text, decoding options or candidate,
-the task's function from a row to its pictures, number of the row, task, split.
+the task's function from a row to its images, number of the row, task, split.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ _OTHER_FIELDS = ("do_sample", "temperature", "top_p", "top_k", "until")
 
 class RequestAnswerer:
     """
-    Answers lmms-eval's requests. A picture is encoded once for all that is asked about it with the same decoding,
-    wherever in the data set: pictures are known by their pixels.
+    Answers lmms-eval's requests. An image is encoded once for all that is asked about it with the same decoding,
+    wherever in the dataset: images are known by their pixels.
 
     Args:
         answerer: the checkpoint.
-        rows: the data sets, by task and split: lmms-eval's `task_dict`.
+        rows: the datasets, by task and split: lmms-eval's `task_dict`.
         level: how questions are routed: `"image_level"`, `"region_level"`, or `"auto"` to decide by the words.
         num_beams: in place of what tasks and checkpoint say.
         prompts: `"lion"` to put what tasks ask into LION's own words, where `wordings` has some for it; `"task"` to
@@ -82,7 +82,7 @@ class RequestAnswerer:
         The answers to `generate_until` requests, cut before the first of the task's stop strings.
 
         Raises:
-            ValueError: a request cannot be answered: no picture or several, sampling; names task and row.
+            ValueError: a request cannot be answered: no image or several, sampling; names task and row.
         """
         by_options: dict[str, list[int]] = {}
         for place, request in enumerate(requests):
@@ -165,7 +165,7 @@ class RequestAnswerer:
 
     def _examples(self, requests: Sequence[Any], places: Sequence[int]) -> dict[int, Example]:
         """
-        The questions of the requests at these places. They hold no pictures, but what opens them: a picture is opened
+        The questions of the requests at these places. They hold no images, but what opens them: an image is opened
         here to know which one it is, and again when it is its turn.
         """
         examples = {}
@@ -225,7 +225,7 @@ class RequestAnswerer:
 
 
 def picture_id(image: Image.Image) -> str:
-    """A name that pictures of the same pixels share."""
+    """A name that images of the same pixels share."""
     return hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes()).hexdigest()
 
 
@@ -246,7 +246,7 @@ def _row_name(arguments: Sequence[Any]) -> str:
 
 
 def _one_picture(doc_to_visual: Callable[[Any], Any] | None, row: Any) -> Image.Image:
-    # Tasks turn a row's pictures to RGB without regard to transparency or depth; so that is done before, as LION does.
+    # Tasks turn a row's images to RGB without regard to transparency or depth; so that is done before, as LION does.
     if isinstance(row, Mapping):
         row = {**row, **{name: load_image(cell) for name, cell in row.items() if isinstance(cell, Image.Image)}}
     visuals = (doc_to_visual(row) if doc_to_visual is not None else None) or []

@@ -24,7 +24,7 @@ WHITESPACE_TOKENIZER = "none: words are what blanks separate"
 FEATURES = datasets.Features(
     {"predictions": datasets.Value("string"), "references": datasets.List(datasets.Value("string"))}
 )
-"""Inputs of the caption metrics: a caption, and those of the same picture that people wrote."""
+"""Inputs of the caption metrics: a caption, and those of the same image that people wrote."""
 
 TOKENIZER_ARGUMENT = """\
     tokenizer: "java" for the tokenizer that published figures are made with, PTBTokenizer of Stanford CoreNLP 3.4.1,
@@ -46,8 +46,8 @@ class TokenizedCaptions:
     Captions as words, separated by single blanks.
 
     Attributes:
-        predictions: one for each picture.
-        references: several for each picture.
+        predictions: one for each image.
+        references: several for each image.
         tokenizer: what made them, in words.
     """
 
@@ -63,8 +63,8 @@ def tokenize_captions(
     Captions as words, the way pycocoevalcap makes them so.
 
     Args:
-        predictions: a caption for each picture.
-        references: captions for each picture, one at least.
+        predictions: a caption for each image.
+        references: captions for each image, one at least.
         tokenizer: one of `TOKENIZERS`.
 
     Raises:

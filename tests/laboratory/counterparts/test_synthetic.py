@@ -1,4 +1,4 @@
-"""The synthetic counterparts: true of their pictures, the same for the same seed."""
+"""The synthetic counterparts: true of their images, the same for the same seed."""
 
 import re
 
@@ -16,7 +16,7 @@ def asked(synthetic, name):
 
 
 def scene_of(example) -> Scene:
-    """The scene of an example whose picture is named after its seed, which the picture must show."""
+    """The scene of an example whose image is named after its seed, which the image must show."""
     number = max(map(int, re.findall(r"\d+", example.image_id)))
     scene = sample_scene(number)
     assert load_image(example).tobytes() == render(scene).tobytes()

@@ -56,7 +56,7 @@ def test_right_answers_score_one_and_nonsense_zero(task):
             assert score.value == pytest.approx(float(right), abs=0.01 if score.metric == "mean IoU" else 1e-9)
             assert score.low <= score.value <= score.high
             assert (score.chance is None) == (task == "caption")
-            # Who sees the picture knows how many objects there are; nothing else is known without the question.
+            # Who sees the image knows how many objects there are; nothing else is known without the question.
             assert score.chance is None or 0.05 < score.chance < 0.95 or score.task == "count (objects)"
 
 

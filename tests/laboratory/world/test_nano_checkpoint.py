@@ -1,4 +1,4 @@
-"""The shipped checkpoint, on held-out pictures. The figures in docs/nano.md come from many more."""
+"""The shipped checkpoint, on held-out images. The figures in docs/nano.md come from many more."""
 
 from functools import partial
 
@@ -33,7 +33,7 @@ def tagger(directory):
     return RamForImageTagging.from_pretrained(directory / "tagger").eval()
 
 
-# Well below what is measured on 2,000 pictures and well above chance, so that no honest change fails by bad luck.
+# Well below what is measured on 2,000 images and well above chance, so that no honest change fails by bad luck.
 @pytest.mark.parametrize(
     ("task", "least"),
     [

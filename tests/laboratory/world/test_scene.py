@@ -20,7 +20,7 @@ SEEDS = st.integers(min_value=0, max_value=2_000_000_000)
 
 
 def changed_pixels(scene):
-    """Where the picture differs from its background."""
+    """Where the image differs from its background."""
     picture, background = np.asarray(render(scene), int), np.asarray(render_background(scene.seed), int)
     return np.abs(picture - background).max(-1) > 0
 

@@ -17,7 +17,7 @@ class DatasetHub:
     """
     Use as a context manager; `url` is what `HF_ENDPOINT` must name.
 
-    `files` maps names of data sets (`"owner/name"`) to their files by path. Every revision is the same commit, `SHA`.
+    `files` maps names of datasets (`"owner/name"`) to their files by path. Every revision is the same commit, `SHA`.
     """
 
     def __init__(self) -> None:
@@ -28,10 +28,10 @@ class DatasetHub:
 
     def add(self, name: str, files: dict[str, Path], configs: dict[str | None, dict[str, str]]) -> None:
         """
-        Add files to a data set, and the card that tells `datasets` which of them are which.
+        Add files to a dataset, and the card that tells `datasets` which of them are which.
 
         Args:
-            name: the data set's name.
+            name: the dataset's name.
             files: by path.
             configs: by configuration, the pattern of each split's files.
         """
@@ -109,7 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.reply([entry for entry in entries if entry["path"] in body["paths"]])
 
     def tree(self, files: dict[str, bytes], below: str, recursive: bool) -> list[dict]:
-        """Files and folders of the folder `below`, of the whole data set if that is empty."""
+        """Files and folders of the folder `below`, of the whole dataset if that is empty."""
         entries: dict[str, dict] = {}
         start = f"{below}/" if below else ""
         for path, content in files.items():

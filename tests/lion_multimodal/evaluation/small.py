@@ -1,4 +1,4 @@
-"""Small benchmarks in memory, and what stands in for data sets and metrics."""
+"""Small benchmarks in memory, and what stands in for datasets and metrics."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def benchmark(name: str, **changes: Any) -> Benchmark:
     return Benchmark(**{**fields, **changes})
 
 
-# Questions of all kinds about the same pictures: words, choices, places.
+# Questions of all kinds about the same images: words, choices, places.
 MIXED = benchmark("mixed")
 WORDS = benchmark("words", metrics={"": Metric("agreement", "accuracy")}, published={})
 
 
 def world_examples(pictures: int = PICTURES, first: int = 500) -> list[Example]:
-    """Of each picture the questions in words and about a place first, and those with choices after all of these."""
+    """Of each image the questions in words and about a place first, and those with choices after all of these."""
     asked, chosen = [], []
     for seed in SPLITS["test"][first : first + pictures]:
         scene = sample_scene(seed)

@@ -53,7 +53,7 @@ def assert_same(first: dict[str, Answer], second: dict[str, Answer]) -> None:
 def test_answers_are_those_of_one_question_at_a_time(loaded, answerer):
     model, processor = loaded.model, loaded.processor
     found = answers(answerer(batch_size=3))
-    assert list(found) != [example.id for example in EXAMPLES]  # they were put together by picture
+    assert list(found) != [example.id for example in EXAMPLES]  # they were put together by image
     levels = set()
     for example in EXAMPLES:
         inputs = processor(
@@ -229,7 +229,7 @@ def test_groups_hold_whole_pictures(pairs, pictures):
     assert all(len(names) == pictures for names in shown[:-1])
     assert all(1 <= len(names) <= pictures for names in shown)
     assert sum(map(len, shown)) == len({image_id for _, image_id in pairs})
-    for group in groups:  # the questions about a picture stand together, in their order
+    for group in groups:  # the questions about an image stand together, in their order
         names = [example.image_id for example in group]
         assert names == sorted(names, key=names.index)
 

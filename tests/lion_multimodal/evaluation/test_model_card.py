@@ -21,7 +21,7 @@ REPORT = Report(SETTINGS, [evaluated("textcaps", score(104.5, headline="CIDEr"),
 
 
 def results(directory):
-    """What huggingface_hub reads from the card, as (data set, configuration, metric) to value."""
+    """What huggingface_hub reads from the card, as (dataset, configuration, metric) to value."""
     card = ModelCard.load(directory / CARD_FILE)
     found = {(r.dataset_type, r.dataset_config, r.metric_type): r for r in card.data.eval_results}
     assert len(found) == len(card.data.eval_results)

@@ -36,7 +36,7 @@ def data_dir(files, tmp_path_factory) -> Path:
     original.save_image(coco / "images" / original.coco_name(original.KARPATHY_TEST), original.KARPATHY_TEST)
     original.write_json(coco / "dataset_coco.json", json.loads((files / "coco" / "dataset_coco.json").read_text()))
     okvqa = root / "okvqa"
-    original.save_image(okvqa / "images" / "COCO_val2014_000000000009.jpg", 999)  # another picture, the same number
+    original.save_image(okvqa / "images" / "COCO_val2014_000000000009.jpg", 999)  # another image, the same number
     original._write_vqa(okvqa, "", "val", (9,), raw=True)
     textcaps = root / "textcaps"
     rows = []

@@ -47,7 +47,7 @@ def png(size=(40, 30), color="red") -> bytes:
 
 @pytest.fixture
 def folder(tmp_path):
-    """Makes the folder of the small benchmark, with a picture."""
+    """Makes the folder of the small benchmark, with an image."""
 
     def make(rows, name="rows.jsonl"):
         directory = tmp_path / "small"
@@ -220,13 +220,13 @@ def test_cells():
             call()
 
 
-# One for each way in which rows and pictures are kept there, and two whose first data set is not there.
+# One for each way in which rows and images are kept there, and two whose first dataset is not there.
 ON_HUB = ["flickr30k", "coco_caption", "gqa", "vsr", "visdial", "refcoco_val", "refcoco_testB", "refcoco_plus_testB"]
 ON_HUB += ["pope", "mmbench"]
 
 
 def put_on_hub(hub: DatasetHub, synthetic: Path, directory: Path) -> dict[str, HubDataset]:
-    """The synthetic benchmarks, as data sets of the Hub; those whose schema is one that the Hub has."""
+    """The synthetic benchmarks, as datasets of the Hub; those whose schema is one that the Hub has."""
     sources = {}
     for name in ON_HUB:
         definition = BENCHMARKS[name]
@@ -238,7 +238,7 @@ def put_on_hub(hub: DatasetHub, synthetic: Path, directory: Path) -> dict[str, H
         folder = synthetic / name
         files = {f"{name}/{path.name}": path for path in folder.iterdir() if path.is_file()}
         if (folder / "images").is_dir():
-            # There, pictures are addresses on the web: those of the Hub here.
+            # There, images are addresses on the web: those of the Hub here.
             (path,) = files.values()
             rows = [json.loads(line) for line in path.read_text().splitlines()]
             column = "url" if "url" in rows[0] else "image_link"
@@ -286,7 +286,7 @@ def test_benchmarks_are_read_from_the_hub(synthetic, tmp_path):
     found = json.loads(run.stdout)
     for name in ON_HUB:
         if name not in sources:
-            # The benchmark's own schema is for local folders, or that of another data set than the one that is there.
+            # The benchmark's own schema is for local folders, or that of another dataset than the one that is there.
             assert "error" in found[name]
             continue
         assert "error" not in found[name], found[name]["error"]

@@ -123,7 +123,7 @@ def test_a_picture_that_cannot_be_decoded(tmp_path):
     assert "picture.png" in mixed.reasons[1]["reason"]
     assert f"- Mixed: {number + 1}" in (tmp_path / "report.md").read_text()
 
-    # Asked again when the picture is there again: only those.
+    # Asked again when the image is there again: only those.
     asked = count_questions(partial(run, tmp_path, read=READ))
     assert asked == number
     assert json.loads((tmp_path / "report.json").read_text())["benchmarks"][0]["left_out"] == 1
@@ -295,7 +295,7 @@ def uninterrupted(synthetic, tmp_path_factory):
     return output
 
 
-# A picture at a time, so that there is time to kill between them.
+# An image at a time, so that there is time to kill between them.
 SLOW = ("--batch-size", "1", "--device", "cpu")
 
 

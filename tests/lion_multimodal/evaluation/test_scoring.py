@@ -16,7 +16,7 @@ TWO_PARTS = benchmark("two", metrics={"": Metric("agreement", "accuracy")}, publ
 
 
 def examples(*rows):
-    """Examples with an id, a part, a picture and an answer."""
+    """Examples with an id, a part, an image and an answer."""
     return [Example(name, None, image, "?", {"references": answer}, part=part) for name, part, image, answer in rows]
 
 
@@ -41,7 +41,7 @@ def test_only_what_was_answered_counts():
 
 
 def test_interval_draws_pictures():
-    """Questions about one picture stand and fall together."""
+    """Questions about one image stand and fall together."""
     rows = examples(*((f"{picture}/{n}", "a", str(picture), "yes") for picture in range(12) for n in range(20)))
     right = {row.id: "yes" if int(row.image_id) % 2 else "no" for row in rows}
     (by_picture,) = score(TWO_PARTS, rows, right, Agreement)

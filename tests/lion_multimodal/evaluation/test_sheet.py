@@ -1,4 +1,4 @@
-"""The sheet of pictures with answers."""
+"""The sheet of images with answers."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def test_a_strip_shows_answers_and_boxes():
 
 
 def test_a_strip_shows_a_question_of_each_of_the_first_pictures():
-    """Of what was answered: pictures that could not be read are not there."""
+    """Of what was answered: images that could not be read are not there."""
     opened = []
 
     def picture(number):

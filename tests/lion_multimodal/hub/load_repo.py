@@ -1,7 +1,7 @@
 """
 What a stranger does with a repo, in a process without LION: loads it by every route and says what came out.
 
-Run as `python -I load_repo.py JOB.json`, where the job names a repo, a picture, a folder to save to, and a file for the
+Run as `python -I load_repo.py JOB.json`, where the job names a repo, an image, a folder to save to, and a file for the
 findings. `observe` serves the installed package as well, for comparison. Needs nothing but torch, transformers, Pillow.
 """
 

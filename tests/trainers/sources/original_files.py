@@ -28,7 +28,7 @@ SPLIT_BY = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd"}
 
 
 def image(seed: int) -> PIL.Image.Image:
-    """A picture of soft colours that differs from those of other seeds."""
+    """An image of soft colours that differs from those of other seeds."""
     rng = np.random.default_rng(seed)
     small = PIL.Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
     return small.resize((WIDTH, HEIGHT), PIL.Image.Resampling.BICUBIC)

@@ -63,7 +63,7 @@ class Cider(checked.CheckedMetric):
 
 
 def cider(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
-    """The CIDEr-D of each picture; captions are words separated by blanks."""
+    """The CIDEr-D of each image; captions are words separated by blanks."""
     counted = [captions.ngrams(caption.split(), _LONGEST) for caption in predictions]
     counted_references = [[captions.ngrams(caption.split(), _LONGEST) for caption in group] for group in references]
     weights = _Weights(counted_references)
@@ -91,7 +91,7 @@ class _Vector:
 
 
 class _Weights:
-    """Counts to tf-idf weights; a document is all references of a picture."""
+    """Counts to tf-idf weights; a document is all references of an image."""
 
     def __init__(self, references: Iterable[Sequence[Counter[tuple[str, ...]]]]) -> None:
         documents = [set().union(*group) for group in references]

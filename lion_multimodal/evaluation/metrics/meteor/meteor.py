@@ -64,7 +64,7 @@ class Meteor(checked.CheckedMetric):
 
 def meteor(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[float, list[float]]:
     """
-    METEOR of all pictures together, and of each; captions are words separated by blanks.
+    METEOR of all images together, and of each; captions are words separated by blanks.
 
     Raises:
         JavaUnavailableError: Java or pycocoevalcap is not there, or the program fails.
@@ -76,7 +76,7 @@ def meteor(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> t
             fields = ["SCORE", *group, caption]
             statistics.append(program.ask(f" {_SEPARATOR} ".join(field.replace(_SEPARATOR, "") for field in fields)))
         first = program.ask(f" {_SEPARATOR} ".join(["EVAL", *statistics]))
-        # A line for each picture, then one for all together.
+        # A line for each image, then one for all together.
         scores = [first, *(program.read() for _ in predictions)]
     try:
         *each, total = map(float, scores)

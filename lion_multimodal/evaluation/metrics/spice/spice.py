@@ -71,7 +71,7 @@ class Spice(checked.CheckedMetric):
 
 def spice(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
     """
-    SPICE of each picture; captions are words separated by blanks.
+    SPICE of each image; captions are words separated by blanks.
 
     Raises:
         JavaUnavailableError: Java, pycocoevalcap or the parser is not there, or the program fails.

@@ -64,7 +64,7 @@ def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
     """The accuracy of one answer: each person in turn is left out, and the others who say the same are counted."""
     prediction = _one_line(prediction)
     answers = [_one_line(answer) for answer in answers]
-    # The official code leaves answers as they are if all people agree: it is often text in the picture then.
+    # The official code leaves answers as they are if all people agree: it is often text in the image then.
     if len(set(answers)) > 1:
         prediction = normalize_answer(prediction)
         answers = [normalize_answer(answer) for answer in answers]

@@ -1,4 +1,4 @@
-"""Requests in the shape of lmms-eval's, about pictures of the synthetic world."""
+"""Requests in the shape of lmms-eval's, about images of the synthetic world."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,12 +38,12 @@ def scenes(number: int, first: int = 900) -> list[Scene]:
 
 
 def scene_rows(shown: list[Scene]) -> list[dict[str, Any]]:
-    """Rows with a picture each, as a data set would hold them."""
+    """Rows with an image each, as a dataset would hold them."""
     return [{"image": render(scene), "answer": scene.objects[0].color} for scene in shown]
 
 
 def doc_to_visual(row: dict[str, Any]) -> list:
-    """As most of lmms-eval's tasks have it: a copy of the row's picture."""
+    """As most of lmms-eval's tasks have it: a copy of the row's image."""
     return [row["image"].convert("RGB")]
 
 

@@ -45,7 +45,7 @@ def answering(loaded):
 
 @pytest.fixture
 def encoded(loaded, monkeypatch):
-    """How many pictures are encoded at once, as it happens."""
+    """How many images are encoded at once, as it happens."""
     numbers = []
     encode = loaded.model.encode_images
 
@@ -62,7 +62,7 @@ def expression(number: int) -> str:
 
 
 def mixed_requests() -> list:
-    """Two tasks in turns, each with its own options, about the same pictures."""
+    """Two tasks in turns, each with its own options, about the same images."""
     short = {**GREEDY, "max_new_tokens": 8}
     pairs = [
         (generate_request(COUNT, number, short), generate_request(REC + expression(number), number, GREEDY, "boxes"))
@@ -97,7 +97,7 @@ def test_batch_size_changes_nothing(answering, batch_size):
 
 
 def test_a_picture_is_encoded_once_wherever_it_is_asked_about(answering, encoded):
-    # As in POPE: all pictures, then all of them again, in copies; twice over for repeats.
+    # As in POPE: all images, then all of them again, in copies; twice over for repeats.
     requests = [generate_request(COUNT, number, GREEDY) for _ in range(3) for number in range(len(ROWS))]
     found = answering(batch_size=2).generate([*requests, *requests])
     assert encoded == [2, 2, 1]
@@ -312,5 +312,5 @@ def test_pictures_are_known_by_their_pixels():
     assert picture_id(image) == picture_id(image.copy())
     ids = {picture_id(row["image"]) for row in ROWS}
     assert len(ids) == len(ROWS)
-    # Pixels in another order are another picture.
+    # Pixels in another order are another image.
     assert picture_id(Image.new("L", (2, 8), 7)) != picture_id(Image.new("L", (8, 2), 7))

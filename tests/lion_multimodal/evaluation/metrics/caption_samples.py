@@ -54,7 +54,7 @@ _PIECES = (
 
 
 def captions(number: int, seed: int = 0) -> list[str]:
-    """Captions as people write them under pictures, with abbreviations, quotes, prices, names and contractions."""
+    """Captions as people write them under images, with abbreviations, quotes, prices, names and contractions."""
     rng = random.Random(seed)
     found = []
     for _ in range(number):
@@ -95,7 +95,7 @@ def prose(number: int, seed: int = 0) -> list[str]:
 
 
 def pictures(pool: Sequence[str], seed: int = 0) -> tuple[list[str], list[list[str]]]:
-    """A caption and one to six references for each of half as many pictures as the pool has captions."""
+    """A caption and one to six references for each of half as many images as the pool has captions."""
     rng = random.Random(seed)
     predictions, references = [], []
     for caption in pool[: len(pool) // 2]:

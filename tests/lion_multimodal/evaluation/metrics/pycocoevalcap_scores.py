@@ -30,7 +30,7 @@ def pycocoevalcap_scores(predictions: Sequence[str], references: Sequence[Sequen
 
     Returns:
         `predictions` and `references`: the captions as tokens between blanks; by key of our metrics, `figures`: of all
-        pictures together, and `per_sample`: of each.
+        images together, and `per_sample`: of each.
     """
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider

@@ -30,7 +30,7 @@ def main() -> None:
     for make in (captions, prose, mutilated):
         number = min(options.captions, _MOST_PROSE) if make is prose else options.captions
         lines = make(number, options.seed)
-        # All as references of one picture: one text, as a file of captions is.
+        # All as references of one image: one text, as a file of captions is.
         with_java, without = (
             tokenize_captions(["a"], [lines], tokenizer).references[0] for tokenizer in ("java", "approximation")
         )
