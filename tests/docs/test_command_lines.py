@@ -19,6 +19,10 @@ COMMANDS = command_lines()
 # Taken to the end by other tests at a small size, or no work of this project: here, their arguments are read.
 LONG = (
     "accelerate launch",  # tests/trainers/test_distributed.py
+    "lion data",  # tests/trainers/sources
+    "lion finetune",  # tests/trainers/test_finetune.py
+    "lion merge",
+    "lion eval --check-overlap",
     "lion train all --config laboratory",  # tests/trainers/test_run.py
     "lion train all --config xl",
     "lion train all --config xxl",
@@ -46,7 +50,7 @@ def test_command_lines_run(command: Command, official, names_on_the_hub, benchma
 def run(command: Command, benchmark_data: Path, monkeypatch) -> None:
     words = [REPLACED.get(word, word) for word in command.words]
     program = words[0]
-    if any(command.text.startswith(long) for long in LONG):
+    if any(" ".join(words).startswith(long) for long in LONG):
         understand(words, monkeypatch)
     elif program == "lion":
         run_lion(words, benchmark_data)
