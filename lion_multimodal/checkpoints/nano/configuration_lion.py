@@ -235,7 +235,7 @@ class LionConfig(PretrainedConfig):
         branches = self.visual_branches
         if not branches or branches != [branch for branch in VISUAL_BRANCHES if branch in branches]:
             raise ValueError(
-                f"`visual_branches` must hold one or both of {list(VISUAL_BRANCHES)}, in that order, got {branches}."
+                f"`visual_branches` must hold one or both of {list(VISUAL_BRANCHES)}, in that order, got {branches!r:.200}."
             )
         active = self.active_branches
         if active is not None and (not active or active != [branch for branch in branches if branch in active]):
@@ -345,4 +345,4 @@ _PRESETS: dict[str, dict] = {
 }
 
 
-# Made by write_code, of all code in this folder: df896b2b0783cc7ce5932ea4805ba44c
+# Made by write_code, of all code in this folder: 88841056aee088c11b3b5affd6f07659

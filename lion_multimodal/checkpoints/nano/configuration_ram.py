@@ -223,4 +223,4 @@ def _validate_swin(config: SwinConfig) -> None:
 __all__ = ["RamConfig"]
 
 
-# Made by write_code, of all code in this folder: df896b2b0783cc7ce5932ea4805ba44c
+# Made by write_code, of all code in this folder: 88841056aee088c11b3b5affd6f07659
