@@ -1,80 +1,122 @@
 # make demo   what the shipped checkpoint says about ten pictures that it has never seen
-# make test   linters, types, and the tests on both supported transformers
+# make test   linters, types, and the tests on every supported version of transformers
 # make lint, make format, make checkpoint-code, make clean
 PYTHON ?= python3
-TRANSFORMERS5 := .venv
+# The full test suite runs on the newest releases and on the last transformers 4; the smoke tests run on the others.
+NEWEST := .venv
 TRANSFORMERS4 := .venv-transformers4
-HUB5 := .venv-hub5
-HUB4 := .venv-hub4
+TRANSFORMERS50 := .venv-transformers50
+LOWEST := .venv-lowest
+# Only what the package itself needs, without any extra: for the wheel, and for checkpoints loaded from the Hub.
+CORE_NEWEST := .venv-hub5
+CORE_TRANSFORMERS4 := .venv-hub4
+CORE_TRANSFORMERS50 := .venv-transformers50-core
+CORE_LOWEST := .venv-lowest-core
+CORE := $(CORE_NEWEST) $(CORE_TRANSFORMERS4) $(CORE_TRANSFORMERS50) $(CORE_LOWEST)
 TORCHAO := .venv-torchao
-BIN := $(TRANSFORMERS5)/bin
+FULL := $(NEWEST) $(TRANSFORMERS4)
+SMALL := $(TRANSFORMERS50) $(LOWEST)
+BIN := $(NEWEST)/bin
 # The models of the tests are tiny: more threads only wait for each other.
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-transformers5 test-transformers4 lint types format clean environments checkpoint-code
+.PHONY: demo test test-newest test-transformers4 test-smoke lint types format clean environments checkpoint-code
 
-demo: $(TRANSFORMERS5)/.installed
+demo: $(NEWEST)/.installed
 	$(BIN)/lion demo --output demo.png
 
-# One process has little use for a second core: both versions are tested side by side.
+# One process has little use for a second core: two versions are tested side by side.
 test:
 	$(MAKE) --jobs=2 environments
 	$(MAKE) lint types
-	$(MAKE) --jobs=2 test-transformers5 test-transformers4
+	$(MAKE) --jobs=2 test-newest test-transformers4
+	$(MAKE) --jobs=2 test-smoke
 
-environments: $(TRANSFORMERS5)/.installed $(TRANSFORMERS4)/.installed $(HUB5)/.installed $(HUB4)/.installed \
-	$(TORCHAO)/.installed
+environments: $(patsubst %,%/.installed,$(FULL) $(CORE) $(SMALL) $(TORCHAO))
 
-test-transformers5: environments
+empty :=
+test-newest: environments
 	PYTHONPATH=$(TORCHAO) $(BIN)/python -m pytest tests/modeling_lion/test_quantization.py -k torchao
-	LION_HUB_PYTHON_V4=$(abspath $(HUB4))/bin/python LION_HUB_PYTHON_V5=$(abspath $(HUB5))/bin/python $(BIN)/python -m pytest
+	LION_HUB_PYTHON_V4=$(abspath $(CORE_TRANSFORMERS4))/bin/python \
+	LION_HUB_PYTHON_V5=$(abspath $(CORE_NEWEST))/bin/python \
+	LION_CORE_PYTHONS=$(subst $(empty) ,:,$(patsubst %,$(abspath .)/%/bin/python,$(CORE))) \
+	$(BIN)/python -m pytest
 
 test-transformers4: environments
 	PYTHONPATH=$(TORCHAO) $(TRANSFORMERS4)/bin/python -m pytest tests/modeling_lion/test_quantization.py -k torchao
 	$(TRANSFORMERS4)/bin/python -m pytest
 
-lint: $(TRANSFORMERS5)/.installed
+# Parity and generation, saving and loading, the pipelines, training.
+SMOKE := tests/modeling_lion/test_lion_parity.py tests/modeling_lion/test_pipeline.py tests/processing_lion/test_saving.py \
+	tests/trainers/test_sft_trainer.py
+test-smoke: $(patsubst %,smoke-%,$(SMALL))
+
+smoke-%: %/.installed
+	$*/bin/python -m pytest $(SMOKE)
+
+lint: $(NEWEST)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
-types: $(TRANSFORMERS5)/.installed
+types: $(NEWEST)/.installed
 	$(BIN)/mypy
 
-format: $(TRANSFORMERS5)/.installed
+format: $(NEWEST)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 # The code files of the shipped checkpoints, generated from the packages.
-checkpoint-code: $(TRANSFORMERS5)/.installed
+checkpoint-code: $(NEWEST)/.installed
 	$(BIN)/python -m laboratory.checkpoint_code
 
-# Everything, on transformers 5 and on transformers 4; versions stand in pyproject.toml.
-$(TRANSFORMERS5)/.installed: EXTRAS := train,evaluation,quantization,dev,transformers5
-$(TRANSFORMERS4)/.installed: EXTRAS := train,evaluation,quantization,dev,transformers4
-$(TRANSFORMERS5)/.installed $(TRANSFORMERS4)/.installed: pyproject.toml
+# Ranges stand in pyproject.toml, the versions that the tests run with in constraints/. Compiling all that is installed
+# would cost more than it saves.
+PIP = $(@D)/bin/python -m pip install --quiet --no-compile --constraint $(VERSIONS)
+REQUIREMENTS = $(PYTHON) -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+	print(*p['dependencies'], *p['optional-dependencies'].get('$(1)', []), sep='\n')" >$(@D)/requirements.txt
+$(NEWEST)/.installed $(CORE_NEWEST)/.installed: VERSIONS := constraints/newest.txt
+$(TRANSFORMERS4)/.installed $(CORE_TRANSFORMERS4)/.installed: VERSIONS := constraints/transformers-4.57.txt
+$(TRANSFORMERS50)/.installed $(CORE_TRANSFORMERS50)/.installed: VERSIONS := constraints/transformers-5.0.txt
+$(LOWEST)/.installed $(CORE_LOWEST)/.installed: VERSIONS := constraints/lowest.txt
+$(patsubst %,%/.installed,$(FULL) $(CORE) $(SMALL)): pyproject.toml $(wildcard constraints/*.txt)
+
+$(patsubst %,%/.installed,$(FULL)):
 	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --quiet --editable ".[$(EXTRAS)]"
+	$(PIP) --editable ".[train,evaluation,quantization,dev]"
 	touch $@
 
 # One after the other: both write beside the code what setuptools knows of it.
-$(TRANSFORMERS4)/.installed: | $(TRANSFORMERS5)/.installed
+$(TRANSFORMERS4)/.installed: | $(NEWEST)/.installed
 
-# Only what somebody has who loads a checkpoint from the Hub: no package of this repository, none of its extras.
-$(HUB5)/.installed: PACKAGES = Pillow $(shell $(PYTHON) tests/lion_multimodal/hub/versions.py transformers5)
-$(HUB4)/.installed: PACKAGES = Pillow $(shell $(PYTHON) tests/lion_multimodal/hub/versions.py transformers4)
-$(HUB5)/.installed $(HUB4)/.installed: pyproject.toml
+# What somebody has who installed the package, or loads a checkpoint from the Hub: the requirements without the package.
+$(patsubst %,%/.installed,$(CORE)):
 	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --quiet $(PACKAGES)
+	$(call REQUIREMENTS)
+	$(PIP) --requirement $(@D)/requirements.txt
+	touch $@
+
+# What training needs, on top of a core environment, whose torch and transformers are seen from here.
+$(TRANSFORMERS50)/.installed: BELOW := $(CORE_TRANSFORMERS50)
+$(LOWEST)/.installed: BELOW := $(CORE_LOWEST)
+$(TRANSFORMERS50)/.installed: $(CORE_TRANSFORMERS50)/.installed
+$(LOWEST)/.installed: $(CORE_LOWEST)/.installed
+$(patsubst %,%/.installed,$(SMALL)):
+	$(PYTHON) -m venv $(@D)
+	for site in $(@D)/lib/python*/site-packages; do \
+		echo $(abspath $(BELOW))/lib/python*/site-packages >$$site/below.pth; done
+	$(call REQUIREMENTS,train)
+	$(PIP) --requirement $(@D)/requirements.txt pytest hypothesis
 	touch $@
 
 # Beside the others: wherever transformers finds torchao, it imports it.
-$(TORCHAO)/.installed: pyproject.toml $(TRANSFORMERS5)/.installed
-	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(@D) "$(shell $(PYTHON) tests/lion_multimodal/hub/versions.py torchao)"
+$(TORCHAO)/.installed: $(NEWEST)/.installed
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps --upgrade --target $(@D) torchao --constraint constraints/newest.txt
 	touch $@
 
 clean:
-	rm -rf $(TRANSFORMERS5) $(TRANSFORMERS4) $(HUB5) $(HUB4) $(TORCHAO) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(FULL) $(CORE) $(SMALL) $(TORCHAO) .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+		.import_linter_cache

@@ -1,5 +1,6 @@
 """Boxes as LION writes them: text to numbers and back, fractions to pixels."""
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 
@@ -67,8 +68,11 @@ def format_box(box: Iterable[float]) -> str:
     Raises:
         ValueError: not four numbers, outside [0, 1], or corners in the wrong order.
     """
-    values = [float(value) for value in box]
-    if len(values) != 4:
+    try:
+        values = [float(value) for value in box]
+    except (TypeError, ValueError):
+        raise ValueError(f"box must hold 4 numbers (x1, y1, x2, y2), got {box!r:.100}") from None
+    if len(values) != 4 or isinstance(box, str):
         raise ValueError(f"box must hold 4 numbers (x1, y1, x2, y2), got {len(values)}")
     if not all(0.0 <= value <= 1.0 for value in values):  # also false for NaN
         raise ValueError(f"box must hold fractions of width and height in [0, 1], got {values}")
@@ -86,9 +90,12 @@ def to_pixels(boxes: Sequence[Sequence[float]], image_size: tuple[int, int]) -> 
     Returns:
         The boxes in pixels, float32 of shape (N, 4).
     """
-    height, width = (int(edge) for edge in image_size)
-    if height <= 0 or width <= 0:
-        raise ValueError(f"image_size must be (height, width) in pixels, got {tuple(image_size)}")
+    try:
+        height, width = (float(edge) for edge in image_size)
+    except (TypeError, ValueError):
+        height = width = math.nan
+    if not (0 < height < math.inf and 0 < width < math.inf):
+        raise ValueError(f"image_size must be (height, width) in pixels, got {image_size!r:.100}")
     scale = torch.tensor([width, height, width, height], dtype=torch.float32)
     return torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4) * scale
 
@@ -132,12 +139,24 @@ def box_iou(boxes1: torch.Tensor, boxes2: torch.Tensor) -> torch.Tensor:
 
 _ANSWER_PREFIX = re.compile(r"^(?:the\s+)?answers?\b\s*(?:is\b|are\b)?\s*[:=]?\s*", re.IGNORECASE)
 # What joins a phrase to its box or to the phrase before, and is no part of it.
-_JOINTS = re.compile(r"^(?:(?:and|at)\b|[\s,;:.-])+|(?:\b(?:is|are|at|located)|[\s,;:.=-])+$", re.IGNORECASE)
+_HEAD_JOINTS = re.compile(r"(?:(?:and|at)\b|[\s,;:.-])*", re.IGNORECASE)
+_TAIL_WORD = re.compile(r"(?<!\w)(?:is|are|at|located)\Z", re.IGNORECASE)
+_TAIL_MARKS = " \t\n\r\f\v,;:.=-"
+_LONGEST_TAIL_WORD = len("located") + 1
 
 
 def _label(text: str) -> str:
-    text = _ANSWER_PREFIX.sub("", text.strip())
-    return _JOINTS.sub("", text)
+    text = _ANSWER_PREFIX.sub("", text.strip(), count=1)
+    text = text[_HEAD_JOINTS.match(text).end() :]  # type: ignore[union-attr]  # it matches nothing, too
+    # From the end, mark by mark and word by word: as one expression, it would look at every run of blanks within.
+    end = len(text)
+    while True:
+        while end and (text[end - 1] in _TAIL_MARKS or text[end - 1].isspace()):
+            end -= 1
+        match = _TAIL_WORD.search(text[max(0, end - _LONGEST_TAIL_WORD) : end])
+        if match is None:
+            return text[:end]
+        end -= len(match[0])
 
 
 def label_boxes(text: str) -> list[tuple[str, Box]]:

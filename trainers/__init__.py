@@ -46,5 +46,9 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     # On demand: tagging and publishing live here too and need neither TRL nor datasets.
     if name in _MODULES:
-        return getattr(importlib.import_module(f"trainers.{_MODULES[name]}"), name)
+        # Not above: it loads transformers, which publishing does without.
+        from modeling_lion.extras_lion import needs_extra
+
+        with needs_extra("train", f"trainers.{name}"):
+            return getattr(importlib.import_module(f"trainers.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,8 +9,8 @@ import numpy as np
 import PIL.Image
 import torch
 
-from configuration_lion import TASKS
-from processing_lion import infer_task
+from configuration_lion import LEVELS
+from processing_lion import infer_level
 from trainers.augmentation import Augmentation
 from trainers.rows import (
     EXPECTED_COLUMNS,
@@ -48,7 +48,7 @@ class LionDataCollator:
     Args:
         processor ([`LionProcessor`]): Makes tensors.
         augmentation ([`Augmentation`], *optional*): None for evaluation.
-        augmented_levels (`Collection[str]`, *optional*): Task levels whose rows are augmented.
+        augmented_levels (`Collection[str]`, *optional*): Levels whose rows are augmented.
         seed (`int`, *optional*): With the epoch and a row's source and index, it alone decides about its augmentation:
             neither order nor number of earlier rows matters.
         bad_rows ([`BadRows`], *optional*): Skips and logs by default.
@@ -65,9 +65,9 @@ class LionDataCollator:
         bad_rows: BadRows | None = None,
         allow_private_addresses: bool | None = None,
     ):
-        unknown = set(augmented_levels) - set(TASKS)
+        unknown = set(augmented_levels) - set(LEVELS)
         if unknown:
-            raise ValueError(f"`augmented_levels` must be among {list(TASKS)}, got {sorted(unknown)}.")
+            raise ValueError(f"`augmented_levels` must be among {list(LEVELS)}, got {sorted(unknown)}.")
         self.processor = processor
         self.augmentation = augmentation
         self.augmented_levels = frozenset(augmented_levels)
@@ -92,7 +92,7 @@ class LionDataCollator:
             images=[e["image"] for e in examples],
             text=[e["prompt"] for e in examples],
             tags=[e["tags"] for e in examples],
-            task=[e["task"] for e in examples],
+            level=[e["level"] for e in examples],
             answers=[e["completion"] for e in examples],
             return_tensors="pt",
         )
@@ -124,7 +124,7 @@ class LionDataCollator:
                 rng = np.random.default_rng([self.seed, int(self._epoch), name, index, row.get("position") or 0, *turn])
                 completion = completions[int(rng.integers(len(completions)))]
                 augment = row.get("augment")
-                if example["task"] in self.augmented_levels if augment is None else augment:
+                if example["level"] in self.augmented_levels if augment is None else augment:
                     image, (prompt, completion) = self.augmentation(image, [prompt, completion], rng)
         except (BadRowError, TooManyBadRowsError):
             raise
@@ -139,7 +139,7 @@ class LionDataCollator:
         if row.get("messages") is None and not {"prompt", "completion"} <= set(row):
             raise ValueError(f"has the columns {sorted(row)}; expected {EXPECTED_COLUMNS}")
         prompt, completions = read_exchange(row)
-        level = row.get("level") or (row["task"] if row.get("task") in TASKS else "auto")
+        level = row.get("level") or (row["task"] if row.get("task") in LEVELS else "auto")
         tags = read_tags(row.get("tags"))
         problem = find_text_problem(prompt, completions, level) or find_encoding_problem("tags", tags)
         if problem is not None:
@@ -152,7 +152,7 @@ class LionDataCollator:
             "prompt": prompt,
             "completions": completions,
             "tags": tags,
-            "task": infer_task(prompt) if level == "auto" else level,
+            "level": infer_level(prompt) if level == "auto" else level,
         }
 
     def _say_that_images_are_fetched(self, source: str, address: Any) -> None:
@@ -180,7 +180,7 @@ _UNUSABLE = {
     "image": PIL.Image.new("RGB", (32, 32)),
     "prompt": "",
     "tags": None,
-    "task": "image_level",
+    "level": "image_level",
     "completion": "",
     "unusable": True,
 }

@@ -9,13 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import datasets
-import pyarrow as pa
-import pyarrow.compute as pc
-from accelerate import PartialState
-from datasets.exceptions import DatasetGenerationError
-
-from processing_lion import PROMPT_TEMPLATES, TASKS, format_box, format_prompt
+from modeling_lion.extras_lion import needs_extra
+from processing_lion import LEVELS, PROMPT_TEMPLATES, format_box, format_prompt
 from trainers.opening import open_dataset
 from trainers.recipe import SourceRecipe
 from trainers.row_formats import read_rows
@@ -32,6 +27,14 @@ from trainers.rows import (
     read_tags,
     split_exchanges,
 )
+
+
+with needs_extra("train", "build_dataset"):
+    import datasets
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    from accelerate import PartialState
+    from datasets.exceptions import DatasetGenerationError
 
 
 logger = logging.getLogger(__name__)
@@ -168,14 +171,14 @@ def load_source(
             image_folder=source.image_folder,
             box_format=source.box_format,
             annotations=source.annotations,
-            level=source.level if source.level in TASKS else "auto",
+            level=source.level if source.level in LEVELS else "auto",
             split=source.split,
         )
         logger.info("%s: %s.", source.name, read.summary())
         bad_rows.check_share(source.name, sum(read.left_out.values()), len(read.rows), read.summary())
         raw, torn = read.to_dataset(), {}
         if source.max_samples is not None:
-            raw = raw.take(source.max_samples)
+            raw = _first_rows(raw, source.max_samples)
         source = dataclasses.replace(
             source, format="columns", box_format=None, annotations=None, image_folder=None, level="column"
         )
@@ -227,6 +230,11 @@ def _count_exchanges(messages: Any) -> int:
         return 1
 
 
+def _first_rows(rows: AnyDataset, count: int) -> AnyDataset:
+    # Older versions of `datasets` refuse to take more rows than there are.
+    return rows.take(min(count, len(rows)) if isinstance(rows, datasets.Dataset) else count)
+
+
 def _open(source: SourceRecipe, num_processes: int) -> tuple[AnyDataset, dict[int, str]]:
     """The rows, and what is wrong with those that no data set can hold."""
     torn: dict[int, str] = {}
@@ -253,7 +261,7 @@ def _open(source: SourceRecipe, num_processes: int) -> tuple[AnyDataset, dict[in
     if not isinstance(raw, (datasets.Dataset, datasets.IterableDataset)):
         raise ValueError(f"Source {source.name!r} gave a {type(raw).__name__} instead of a data set.")
     if source.max_samples is not None:
-        raw = raw.take(source.max_samples)
+        raw = _first_rows(raw, source.max_samples)
     if raw.column_names is None:  # a stream that does not know before it is read
         raw = raw._resolve_features()
     return raw, torn
@@ -374,7 +382,7 @@ class _RowReader:
         if level == "column":
             level = row[self.columns["level"]] or "auto"
         elif level == "auto" and source.template is not None:
-            level = PROMPT_TEMPLATES[source.template].task
+            level = PROMPT_TEMPLATES[source.template].level
         return {
             "prompt": prompt,
             "completion": completions,

@@ -25,7 +25,7 @@ from typing import Any
 
 import datasets
 
-from processing_lion import format_box, format_prompt, image_size, infer_task, parse_boxes
+from processing_lion import format_box, format_prompt, image_size, infer_level, parse_boxes
 from trainers.opening import open_dataset
 from trainers.rows import find_encoding_problem, read_completions, read_prompt, read_tags, split_exchanges
 
@@ -424,7 +424,7 @@ def _add(
         read.left_out[problem] += 1
         return
     if level == "auto":
-        level = "region_level" if parse_boxes(prompt) or parse_boxes(answers[0]) else infer_task(prompt)
+        level = "region_level" if parse_boxes(prompt) or parse_boxes(answers[0]) else infer_level(prompt)
     read.rows.append(
         {"image": image, "prompt": prompt.strip(), "completion": answers, "tags": read_tags(tags), "level": level}
     )
@@ -491,7 +491,7 @@ def _question(read: ReadRows, record: Mapping[str, Any], image: Any) -> None:
 
 def _ask(read: ReadRows, image: Any, question: str, answers: Sequence[str], tags: Any = None) -> None:
     """A question in LION's own wording for VQA, unless it is about a place."""
-    region = any(map(parse_boxes, (question, *answers[:1]))) or infer_task(question) == "region_level"
+    region = any(map(parse_boxes, (question, *answers[:1]))) or infer_level(question) == "region_level"
     prompt = question if region or not question else format_prompt("vqa", question=question)
     _add(read, image, prompt, answers, "region_level" if region else "image_level", tags)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import PIL.Image
 
-from processing_lion import infer_task, load_image
+from processing_lion import infer_level, load_image
 from trainers.augmentation import find_box_problem
 from trainers.json_lines import append_lines, read_lines
 
@@ -232,7 +232,7 @@ def find_text_problem(prompt: str, completions: Sequence[str], level: str) -> st
     if level not in LEVELS:
         return f"has the level {level!r}, expected one of {list(LEVELS)}"
     if level == "auto":
-        level = infer_task(prompt)
+        level = infer_level(prompt)
     if level == "region_level":
         for text in (prompt, *completions):
             problem = find_box_problem(text)

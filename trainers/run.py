@@ -9,14 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
-from accelerate import PartialState
-from peft import PeftModel, get_peft_model
 from transformers.trainer_utils import set_seed
 
-from configuration_lion import TASKS
+from configuration_lion import LEVELS
 from modeling_lion import LionTagger, save_lion
+from modeling_lion.extras_lion import needs_extra
 from modeling_lion.modeling_lion import LionForConditionalGeneration
 from modeling_lion.peft_lion import fold_adapters, initialize_adapter
 from processing_lion import LionProcessor
@@ -29,6 +27,12 @@ from trainers.rows import BadRows
 from trainers.sft_config import LionSFTConfig
 from trainers.sft_trainer import LionSFTTrainer
 from trainers.stages import STAGES, Stage, get_stage
+
+
+with needs_extra("train", "trainers.run"):
+    import datasets
+    from accelerate import PartialState
+    from peft import PeftModel, get_peft_model
 
 
 logger = logging.getLogger(__name__)
@@ -252,7 +256,7 @@ def _build_datasets(
     if not sources:
         raise ValueError(f"The recipe has no data for {stage.name} (`stages.{stage.name}.data`).")
     for source in sources:
-        if source.level in TASKS and source.level not in stage.levels:
+        if source.level in LEVELS and source.level not in stage.levels:
             logger.warning(
                 "%s is meant for %s data, but %r is %s.", stage.name, stage.levels, source.name, source.level
             )

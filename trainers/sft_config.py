@@ -3,10 +3,14 @@
 from dataclasses import dataclass, field
 
 import torch
-import trl
 
+from modeling_lion.extras_lion import needs_extra
 from processing_lion.processing_lion import TRANSFORMERS_5
 from trainers.stages import get_stage
+
+
+with needs_extra("train", "LionSFTConfig"):
+    import trl
 
 
 @dataclass

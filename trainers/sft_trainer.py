@@ -10,10 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
-import trl
-from accelerate.data_loader import prepare_data_loader
 from huggingface_hub import run_as_future
 from torch import nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
@@ -24,6 +21,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import HubStrategy, TrainOutput
 from transformers.utils.hub import PushInProgress
 
+from modeling_lion.extras_lion import needs_extra
 from modeling_lion.modeling_lion import LionForConditionalGeneration
 from trainers.answer_metrics import ComputeAnswerMetrics
 from trainers.augmentation import Augmentation
@@ -37,6 +35,12 @@ from trainers.pushing import push_copy
 from trainers.rows import BadRows, TooManyBadRowsError, find_column_problem
 from trainers.sft_config import LionSFTConfig
 from trainers.stages import get_stage
+
+
+with needs_extra("train", "LionSFTTrainer"):
+    import datasets
+    import trl
+    from accelerate.data_loader import prepare_data_loader
 
 
 logger = logging.getLogger(__name__)
@@ -334,7 +338,7 @@ class LionSFTTrainer(trl.SFTTrainer):
         return 0
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Matrices decay; biases, norms and vectors (soft prompt, scales, the routers' vectors per task) do not."""
+        """Matrices decay; biases, norms and vectors (soft prompt, scales, the routers' vectors per level) do not."""
         return [
             name
             for name, parameter in model.named_parameters()

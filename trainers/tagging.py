@@ -10,20 +10,26 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from accelerate import PartialState
-from accelerate.utils import gather_object, parse_flag_from_env
-from datasets import Dataset, Features, Image, Value, load_from_disk
-from datasets.exceptions import DatasetsError
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from modeling_lion.device_lion import default_device
+from modeling_lion.extras_lion import needs_extra
 from modeling_lion.tagger_lion import LionTagger
 from processing_lion.image_loading_lion import load_image
 from processing_lion.image_processing_lion import LionImageProcessor
 from trainers.atomic import atomic_directory
-from trainers.opening import FILE_FORMATS, open_dataset
 from trainers.resumable_jsonl import ResumableJsonl
 from trainers.rows import is_address
+
+
+with needs_extra("train", "Tagging of folders and datasets"):
+    from accelerate import PartialState
+    from accelerate.utils import gather_object, parse_flag_from_env
+    from datasets import Dataset, Features, Image, Value, load_from_disk
+    from datasets.exceptions import DatasetsError
+
+    from trainers.opening import FILE_FORMATS, open_dataset
 
 
 logger = logging.getLogger(__name__)
@@ -61,7 +67,7 @@ class Tagger(LionTagger):
 
 def _process_state() -> PartialState:
     # Processes on CPUs find one another only if they are told that it is CPUs.
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU", not torch.accelerator.is_available()))
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU", default_device().type == "cpu"))
 
 
 class ImageFolder:

@@ -23,7 +23,7 @@ from processing_lion import (
     draw_boxes,
     format_box,
     format_prompt,
-    infer_task,
+    infer_level,
     intersection_over_union,
     load_image,
     parse_boxes,
@@ -96,7 +96,7 @@ def _parsed(draw: random.Random) -> str:
         boxes = parse_boxes(given)
         assert all(len(box) == 4 for box in boxes), f"{boxes} of {given!r}"
         processor().post_process_grounding([given], [(draw.randrange(1, 999), draw.randrange(1, 999))])
-        assert infer_task(given) in ("image_level", "region_level")
+        assert infer_level(given) in ("image_level", "region_level")
 
     return attempt(parse)
 

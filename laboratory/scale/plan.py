@@ -117,7 +117,7 @@ def make_inputs(config: LionConfig, lengths: Lengths, device: str = "meta") -> d
             "qformer_input_ids": instruction[0],
             "qformer_attention_mask": instruction[1],
             "soft_prompt_mask": torch.zeros(1, lengths.text).long(),
-            "task_ids": torch.zeros(1).long(),
+            "level_ids": torch.zeros(1).long(),
             "labels": torch.ones(1, lengths.answer).long(),
         }
 

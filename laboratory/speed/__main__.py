@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from transformers.utils import logging as transformers_logging
 
+from laboratory.speed.floors import measure_floors
 from laboratory.speed.generation import (
     measure_beam_search,
     measure_decode_step,
@@ -38,6 +39,7 @@ GROUPS = (
     measure_instructblip,
     measure_decode_step,
     measure_beam_search,
+    measure_floors,
     measure_training,
     measure_questions,
 )

@@ -145,7 +145,7 @@ def answer_all(
             images=pictures,
             text=[sample.prompt for _, sample in batch],
             tags=tags,
-            task=[sample.level for _, sample in batch],
+            level=[sample.level for _, sample in batch],
             return_tensors="pt",
         )
         with torch.inference_mode():

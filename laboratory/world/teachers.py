@@ -73,7 +73,9 @@ class SymbolTeacher(nn.Module):
         visual = visual + _SYMBOL_NOISE * torch.randn_like(visual)
         embeds = self.lion.get_input_embeddings()(batch["input_ids"])
         if "soft_prompt_mask" in batch:
-            embeds = torch.where(batch["soft_prompt_mask"].unsqueeze(-1).bool(), self.lion.soft_prompt(), embeds)
+            mask = batch["soft_prompt_mask"]
+            mask = F.pad(mask, (0, embeds.shape[1] - mask.shape[1]))  # it covers the head of the prompt
+            embeds = torch.where(mask.unsqueeze(-1).bool(), self.lion.soft_prompt(), embeds)
         mask = batch["attention_mask"]
         logits = self.lion.language_model(
             inputs_embeds=torch.cat([visual, embeds], dim=1),

@@ -42,12 +42,12 @@ def load_pipeline(
     Raises:
         ValueError, OSError: there is no such device, or no whole checkpoint; option or file is named.
     """
-    import torch
     from transformers.utils import logging
 
     from lion_multimodal import checkpoints
     from lion_multimodal.loading import check_device, check_weights, loading
     from modeling_lion import LionForConditionalGeneration, LionImageToTextPipeline
+    from modeling_lion.device_lion import default_device
     from processing_lion import LionProcessor
 
     check_device(device, "--device")
@@ -63,7 +63,7 @@ def load_pipeline(
         pipe = LionImageToTextPipeline(
             model=loaded,
             processor=LionProcessor.from_pretrained(source),
-            device=device or torch.accelerator.current_accelerator() or "cpu",
+            device=device or default_device(),
         )
         pipe.tagger  # noqa: B018 (loads it now, so that an error is one of loading)
     return pipe

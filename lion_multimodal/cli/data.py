@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from lion_multimodal.cli import data_check
+from lion_multimodal.cli.arguments import positive_int
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -82,7 +83,9 @@ def _add_prepare_parser(actions: argparse._SubParsersAction) -> None:
         default="decode",
         help="read every image once, or only look whether it is there (default: decode)",
     )
-    parser.add_argument("--shard-rows", type=int, default=100_000, metavar="N", help="rows in a file (default: 100000)")
+    parser.add_argument(
+        "--shard-rows", type=positive_int, default=100_000, metavar="N", help="rows in a file (default: 100000)"
+    )
     parser.add_argument("--skip-missing", action="store_true", help="leave out sources whose files are not there")
     parser.add_argument("--overwrite", action="store_true", help="replace rows that were prepared otherwise")
     parser.set_defaults(run=_prepare)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,10 +74,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=run)
 
 
-# What the extra `evaluation` installs.
-_PACKAGES = ("accelerate", "datasets", "evaluate", "tqdm")
-
-
 class _Once(logging.Filter):
     """Lets every message pass once: what the metrics of one benchmark say, those of the next say again."""
 
@@ -111,8 +106,6 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ValueError, OSError, ImportError: with one line to show to the user.
     """
-    if missing := [package for package in _PACKAGES if importlib.util.find_spec(package) is None]:
-        raise ImportError(f'lion eval needs {", ".join(missing)}: pip install "lion-multimodal[evaluation]"')
     from lion_multimodal.evaluation.benchmarks import get_benchmarks
 
     benchmarks = get_benchmarks(args.benchmark)
@@ -122,9 +115,12 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("lion eval needs --model, or --check-overlap with a training set")
 
     # Loading torch and friends takes seconds, which --help and a wrong name need not wait for.
-    from lion_multimodal.evaluation.report import headline_tables
-    from lion_multimodal.evaluation.runner import evaluate, process_state
     from lion_multimodal.loading import check_device
+    from modeling_lion.extras_lion import needs_extra
+
+    with needs_extra("evaluation", "lion eval", "accelerate", "datasets", "evaluate", "tqdm"):
+        from lion_multimodal.evaluation.report import headline_tables
+        from lion_multimodal.evaluation.runner import evaluate, process_state
 
     check_device(args.device, "--device")
     is_main = process_state(args.device).is_main_process

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO if args.verbose else logging.WARNING, format="%(levelname)s: %(message)s")
     try:
-        status = args.run(args)
+        status = _run(args)
         _leave_process_group()
         return status
     except KeyboardInterrupt:
@@ -72,6 +72,18 @@ def _describe(error: Exception) -> str:
         f"lion: internal error: {type(error).__name__}: {message} ({Path(place.filename).name}, line {place.lineno}); "
         "a fault of this program, or a damaged file that it did not recognise: LION_TRACEBACK=1 shows the traceback"
     )
+
+
+def _run(args: argparse.Namespace) -> int:
+    try:
+        return args.run(args)
+    except ModuleNotFoundError:
+        # Imported only now, as it loads transformers, which not every command does.
+        from modeling_lion.extras_lion import needs_extra
+
+        # A command that an extra of another name makes possible says so with `set_defaults(extra=...)`.
+        with needs_extra(getattr(args, "extra", "train"), f"lion {args.command}"):
+            raise
 
 
 def _leave_process_group() -> None:

@@ -34,7 +34,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--prompt", help="instruction (default: a request for a short caption)")
     parser.add_argument("--tags", help="comma-separated tags (default: what the checkpoint's tagger finds)")
     parser.add_argument("--no-tags", action="store_true", help="leave the tag sentence out")
-    parser.add_argument("--task", choices=["auto", "image_level", "region_level"], default="auto", help="routing")
+    levels = ["auto", "image_level", "region_level"]
+    parser.add_argument("--level", "--task", choices=levels, default="auto", help="what the prompts ask about")
     parser.add_argument("--model", metavar="REPO_OR_DIR", help="checkpoint (default: the nano in this package)")
     parser.add_argument("--adapter", metavar="REPO_OR_DIR", help="PEFT adapter on top of it, of `lion finetune`")
     parser.add_argument("--device", help="for example cuda:0 or cpu (default: an accelerator where there is one)")
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     from lion_multimodal.cli.asking import load_pipeline
 
     pipe = load_pipeline(args.model, args.device, args.adapter)
-    options: dict[str, Any] = {"prompt": args.prompt, "task": args.task}
+    options: dict[str, Any] = {"prompt": args.prompt, "level": args.level}
     options["tags"] = False if args.no_tags else args.tags
     limits = {"num_beams": args.num_beams, "max_new_tokens": args.max_new_tokens}
     options["generate_kwargs"] = {name: value for name, value in limits.items() if value is not None}

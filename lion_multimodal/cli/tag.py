@@ -61,11 +61,14 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ValueError, OSError: with one line to show to the user.
     """
-    from accelerate import PartialState
-
-    # Loads torch, which --help can do without.
+    # Loading torch takes seconds, which --help need not wait for.
     from lion_multimodal.loading import check_device, loading
-    from trainers.tagging import Tagger, open_images, tag_images, tag_to_dataset
+    from modeling_lion.extras_lion import needs_extra
+
+    with needs_extra("train", "lion tag", "accelerate", "datasets"):
+        from accelerate import PartialState
+
+        from trainers.tagging import Tagger, open_images, tag_images, tag_to_dataset
 
     check_device(args.device, "--device")
     images = open_images(args.source, split=args.split, image_column=args.image_column, subset=args.subset)

@@ -57,9 +57,12 @@ def run(args: argparse.Namespace) -> int:
         overrides.append(f"output_dir={args.output_dir}")
     recipe = Recipe.load(args.config, overrides)
 
-    from accelerate import PartialState
+    from modeling_lion.extras_lion import needs_extra
 
-    from trainers.run import run_all, run_stage, write_final
+    with needs_extra("train", "lion train", "accelerate", "datasets", "matplotlib", "peft", "trl"):
+        from accelerate import PartialState
+
+        from trainers.run import run_all, run_stage, write_final
 
     if args.stage == "all":
         result = run_all(recipe, resume=args.resume)

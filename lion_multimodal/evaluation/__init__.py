@@ -57,5 +57,11 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     # On demand: names of benchmarks are wanted where torch is not loaded yet.
     if name in _MODULES:
-        return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+        try:
+            return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+        except ModuleNotFoundError:
+            from modeling_lion.extras_lion import needs_extra
+
+            with needs_extra("evaluation", f"{__name__}.{name}"):
+                raise
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

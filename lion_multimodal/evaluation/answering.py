@@ -20,6 +20,7 @@ from transformers.utils import cached_file
 from lion_multimodal.evaluation.benchmark import Decoding, Example
 from lion_multimodal.evaluation.rows import load_image
 from lion_multimodal.loading import check_device, check_weights, loading
+from modeling_lion.device_lion import default_device
 from modeling_lion.modeling_lion import LionForConditionalGeneration, LionImageFeatures
 from modeling_lion.tagger_lion import LionTagger
 from processing_lion.processing_lion import LionProcessor
@@ -175,7 +176,7 @@ class Answerer:
         if dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
         source = os.fspath(name_or_path)
-        device = device or torch.accelerator.current_accelerator() or "cpu"
+        device = device or default_device()
         check_device(device)
         commit = find_commit(source, revision)
         revision = commit or revision or "main"
@@ -342,7 +343,7 @@ class Answerer:
         text = self.processor(
             text=[example.instruction for example in batch],
             tags=list(tags),
-            task=[example.level for example in batch],
+            level=[example.level for example in batch],
             return_tensors="pt",
         )
         return {**text.to(self.model.device), "image_features": features}

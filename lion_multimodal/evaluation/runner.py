@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
-from accelerate.utils import gather_object, parse_flag_from_env
 from PIL import Image
 from tqdm import tqdm
 
@@ -27,9 +25,16 @@ from lion_multimodal.evaluation.report import BenchmarkReport, Report, hide_path
 from lion_multimodal.evaluation.rows import Examples, read_examples
 from lion_multimodal.evaluation.scoring import score
 from lion_multimodal.evaluation.sheet import draw_strip, join_strips
+from modeling_lion.device_lion import default_device
+from modeling_lion.extras_lion import needs_extra
 from processing_lion.prompts_lion import PROMPT_TEMPLATES
 from trainers.atomic import atomic_file, read_json, write_json
 from trainers.resumable_jsonl import ResumableJsonl
+
+
+with needs_extra("evaluation", "lion_multimodal.evaluation", "datasets", "evaluate"):
+    from accelerate import PartialState
+    from accelerate.utils import gather_object, parse_flag_from_env
 
 
 logger = logging.getLogger(__name__)
@@ -59,7 +64,7 @@ def process_state(device: str | None = None) -> PartialState:
     Args:
         device: where models will run; by default an accelerator, if there is one.
     """
-    on_cpu = device == "cpu" if device else not torch.accelerator.is_available()
+    on_cpu = device == "cpu" if device else default_device().type == "cpu"
     # Processes on CPUs find one another only if they are told that it is CPUs.
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU", on_cpu), timeout=_PATIENCE)
 

@@ -3,16 +3,20 @@ LION's stages as a PEFT method of its own, `LION_ADAPTER`. Importing this packag
 `PeftModel.from_pretrained` and everything else there works with it.
 """
 
-from peft.mapping import (
-    PEFT_TYPE_TO_CONFIG_MAPPING,
-    PEFT_TYPE_TO_PREFIX_MAPPING,
-    PEFT_TYPE_TO_TUNER_MAPPING,
-)
+from modeling_lion.extras_lion import needs_extra
 
-from modeling_lion.peft_lion.config import LION_ADAPTER, LionAdapterConfig
-from modeling_lion.peft_lion.folding import combine_adapters, fold_adapters, initialize_adapter
-from modeling_lion.peft_lion.layer import LionAdapterLayer, LionTrainedModuleLayer
-from modeling_lion.peft_lion.model import LionAdapterModel
+
+with needs_extra("train", "LION's PEFT method"):
+    from peft.mapping import (
+        PEFT_TYPE_TO_CONFIG_MAPPING,
+        PEFT_TYPE_TO_PREFIX_MAPPING,
+        PEFT_TYPE_TO_TUNER_MAPPING,
+    )
+
+    from modeling_lion.peft_lion.config import LION_ADAPTER, LionAdapterConfig
+    from modeling_lion.peft_lion.folding import combine_adapters, fold_adapters, initialize_adapter
+    from modeling_lion.peft_lion.layer import LionAdapterLayer, LionTrainedModuleLayer
+    from modeling_lion.peft_lion.model import LionAdapterModel
 
 
 __all__ = [

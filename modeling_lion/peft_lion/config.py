@@ -7,7 +7,7 @@ from typing import Any
 
 from peft import PeftConfig
 
-from configuration_lion.configuration_lion import BRANCH_OF_ADAPTER, SHARED_ADAPTER, TASKS, VISUAL_BRANCHES
+from configuration_lion.configuration_lion import BRANCH_OF_ADAPTER, LEVELS, SHARED_ADAPTER, VISUAL_BRANCHES
 
 
 class LionPeftType(str):
@@ -22,7 +22,7 @@ LION_ADAPTER = LionPeftType("LION_ADAPTER")
 
 # Those that a finished LION has: they are trained further, and none is added.
 BUILT_IN = "built_in"
-_POSSIBLE_ADAPTERS = [[SHARED_ADAPTER], *([task] for task in TASKS), list(TASKS), [BUILT_IN]]
+_POSSIBLE_ADAPTERS = [[SHARED_ADAPTER], *([level] for level in LEVELS), list(LEVELS), [BUILT_IN]]
 # What of a mixture of adapters can stay as it is.
 _PARTS_OF_MIXTURE = ("adapters", "router_ratios")
 _REPO_NAME = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)?")
@@ -40,7 +40,7 @@ class LionAdapterConfig(PeftConfig):
     Args:
         adapters (`list[str]`, *optional*, defaults to `["image_level"]`):
             `["image_level"]` (stage 1), `["region_level"]` (stage 2), `["region_level", "image_level"]` (stage 3, with
-            the router), `["shared"]` (one adapter that belongs to no task), or `["built_in"]`: the base is a finished
+            the router), `["shared"]` (one adapter that belongs to no level), or `["built_in"]`: the base is a finished
             LION, whose own adapters and routers are trained further, as stage 3 continued.
         frozen_parts (`list[str]`, *optional*, defaults to `[]`):
             With `["built_in"]`: `"adapters"`, `"router_ratios"`, or both, which then stay as they are in the base.

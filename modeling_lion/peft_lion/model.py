@@ -18,7 +18,7 @@ class LionAdapterModel(BaseTuner):
     of the LLM and copies of the other modules that the stage trains.
 
     With a stage-1 and a stage-2 adapter active at once (`peft_model.base_model.set_adapter([...])`), every sample goes
-    to the adapter of its own task. The visual branches that the LLM sees are those of the active adapters.
+    to the adapter of its own level. The visual branches that the LLM sees are those of the active adapters.
 
     Args:
         model ([`LionForConditionalGeneration`]): The base, with `adapter_config.adapters == []`.

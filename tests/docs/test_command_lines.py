@@ -19,10 +19,10 @@ COMMANDS = command_lines()
 # Taken to the end by other tests at a small size, or no work of this project: here, their arguments are read.
 LONG = (
     "accelerate launch",  # tests/trainers/test_distributed.py
-    "lion data",  # tests/trainers/sources
+    "lion data prepare",  # tests/trainers/sources
     "lion finetune",  # tests/trainers/test_finetune.py
     "lion merge",
-    "lion eval --check-overlap",
+    "lion eval --check-overlap",  # tests/lion_multimodal/evaluation/test_overlap.py
     "lion train all --config laboratory",  # tests/trainers/test_run.py
     "lion train all --config xl",
     "lion train all --config xxl",

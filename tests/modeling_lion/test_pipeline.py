@@ -144,11 +144,11 @@ def test_every_form_of_a_picture(pipe, pictures, tmp_path):
 def test_prompt_and_task_reach_the_processor(pipe, pictures, monkeypatch):
     batches = spy_on_texts(pipe, monkeypatch)
     pipe(pictures[0], generate_kwargs=FEW)
-    pipe(pictures[:2], prompt="hello", task=["region_level", "image_level"], generate_kwargs=FEW, batch_size=2)
+    pipe(pictures[:2], prompt="hello", level=["region_level", "image_level"], generate_kwargs=FEW, batch_size=2)
     assert batches[0]["text"] == [format_prompt("caption_short")]
-    assert batches[0]["task"] == ["auto"]
+    assert batches[0]["level"] == ["auto"]
     assert batches[1]["text"] == ["hello"] * 2
-    assert batches[1]["task"] == ["region_level", "image_level"]
+    assert batches[1]["level"] == ["region_level", "image_level"]
 
 
 def test_defaults_given_at_the_start_hold_until_a_call_gives_others(lion, processor, pictures, monkeypatch):
@@ -221,7 +221,7 @@ def test_a_tagger_that_was_asked_for_must_be_there(lion, processor, pictures, tm
         (2, {"tags": ["a", "b", "c"]}, "`tags` has 3 entries for 2 pictures"),
         (1, {"max_new_tokens": 3, "generate_kwargs": {"max_new_tokens": 3}}, "`max_new_tokens` is given twice"),
         ({"picture": 1}, {}, "a dict must have `image`"),
-        ({"image": "x.png", "promt": "?"}, {}, "may have prompt, tags, task"),
+        ({"image": "x.png", "promt": "?"}, {}, "may have prompt, tags, level"),
     ],
 )
 def test_inputs_that_do_not_fit_are_refused(pipe, pictures, inputs, options, message):

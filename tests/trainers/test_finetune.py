@@ -20,6 +20,7 @@ from modeling_lion.peft_lion import LionAdapterConfig, fold_adapters
 from tests.trainers.conftest import make_rows, picture, tiny_model
 from trainers.collator import LionDataCollator
 from trainers.finetune import default_epochs, finetuned_model, hold_out, load_tuned, merge_adapter, run_finetune
+from trainers.publishing.selection import select
 from trainers.recipe import FinetuneRecipe, Recipe, RecipeError, SourceRecipe
 
 
@@ -102,6 +103,12 @@ def test_every_method_gives_what_everything_else_takes(tmp_path, finished_lion, 
     assert set(result["figures"]["held out"]) == {"base", "tuned"}
     assert "| held out | loss |" in (directory / "report.md").read_text()
     assert (directory / "loss.png").is_file()
+    pushed = select(directory)
+    assert pushed.kind == ("checkpoint" if method == "full" else "adapter")
+    paths = [str(finished_lion), str(folder), str(directory)]
+    for name, file in pushed.files.items():
+        if file.suffix in (".json", ".md"):
+            assert not any(path in file.read_text() for path in paths), name
     if method == "full":
         tuned = LionForConditionalGeneration.from_pretrained(directory)
         before = load_file(finished_lion / "model.safetensors")
@@ -274,7 +281,7 @@ def test_rows_are_held_out_by_whole_images(folder):
 
 
 def test_epochs_follow_the_number_of_rows():
-    assert [default_epochs(rows) for rows in (10, 100, 500, 10_000, 100_000)] == [20, 18, 8, 2, 1]
+    assert [default_epochs(rows) for rows in (10, 100, 500, 1000, 10_000, 100_000)] == [60, 16, 3, 2, 1, 1]
 
 
 def test_two_processes_train_together(tmp_path, finished_lion, folder):

@@ -166,11 +166,11 @@ def test_a_run_cut_off_at_any_byte_goes_on(tagger, folder, tmp_path):
 def test_tags_of_finished_batches_survive_a_crash(tagger, folder, tmp_path, monkeypatch):
     calls = []
 
-    def fail_on_the_second(pixel_values, language):
+    def fail_on_the_second(pixel_values, *arguments):
         calls.append(len(pixel_values))
         if len(calls) == 2:
             raise RuntimeError("out of memory")
-        return Tagger.tag_pixel_values(tagger, pixel_values, language)
+        return Tagger.tag_pixel_values(tagger, pixel_values, *arguments)
 
     monkeypatch.setattr(tagger, "tag_pixel_values", fail_on_the_second, raising=False)
     with pytest.raises(RuntimeError, match="out of memory"):
@@ -389,9 +389,9 @@ def test_processes_share_the_work(tagger, folder, tmp_path, monkeypatch, process
     (tmp_path / "tags.jsonl.part5").write_bytes(lines[2] + lines[4][:30])
     left = threading.Semaphore(4)
 
-    def count(pixel_values, language):
+    def count(pixel_values, *arguments):
         assert all(left.acquire(blocking=False) for _ in pixel_values)
-        return Tagger.tag_pixel_values(tagger, pixel_values, language)
+        return Tagger.tag_pixel_values(tagger, pixel_values, *arguments)
 
     monkeypatch.setattr(tagger, "tag_pixel_values", count, raising=False)
     monkeypatch.setattr("trainers.tagging._process_state", lambda: Process.current.process)

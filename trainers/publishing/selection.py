@@ -23,7 +23,16 @@ _IMAGES = frozenset({".gif", ".jpeg", ".jpg", ".png", ".webp"})
 _NAMES = frozenset({"LICENSE", "NOTICE"})
 _PICKLED = frozenset({".bin", ".ckpt", ".h5", ".msgpack", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth"})
 # What a training run leaves behind, with paths, host names and settings of the machine it ran on.
-_OF_TRAINING = frozenset({"recipe.json", "stage_result.json", "trainer_state.json", "training_args.json"})
+_OF_TRAINING = frozenset(
+    {
+        "base_figures.json",
+        "finetune_result.json",
+        "recipe.json",
+        "stage_result.json",
+        "trainer_state.json",
+        "training_args.json",
+    }
+)
 _FOLDERS_OF_TRAINING = re.compile(r"checkpoint-\d+|global_step\d+|runs|logs|tags|wandb|tensorboard|.*\.partial")
 _INDEX = ".index.json"
 _SHARDS = r"(?:-\d+-of-\d+)?\.(?:bin|safetensors)(?:\.index\.json)?"

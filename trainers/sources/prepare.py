@@ -318,6 +318,8 @@ class _SplitPreparation:
         }
         write_text(self.progress_path, json.dumps(progress))
         self.preparation.save_state(self.state)
+        rows = sum(self.report.rows.values())
+        logger.info("%s (%s): %d records, %d rows", self.source.name, self.split, self.report.records, rows)
 
     def run(self) -> None:
         context = {"held_out": self.preparation.held_out.images}

@@ -21,7 +21,7 @@ from .prompts_lion import format_prompt
 
 logger = logging.getLogger(__name__)
 
-_SAMPLE_KEYS = ("image", "prompt", "tags", "task")
+_SAMPLE_KEYS = ("image", "prompt", "tags", "level")
 
 
 class LionImageToTextPipeline(Pipeline):
@@ -92,13 +92,15 @@ class LionImageToTextPipeline(Pipeline):
         self,
         prompt: str | None = None,
         tags: str | Sequence[str] | bool | None = None,
-        task: str | None = None,
+        level: str | None = None,
         generate_kwargs: dict[str, Any] | None = None,
+        task: str | None = None,
         **generation: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        if task is not None and not isinstance(task, (str, list, tuple)):
-            raise TypeError(f"`task` must be a string or a list of strings, got {task!r}.")
-        sample = {"prompt": prompt, "tags": tags, "task": task}
+        level = _one_level(level, task)
+        if level is not None and not isinstance(level, (str, list, tuple)):
+            raise TypeError(f"`level` must be a string or a list of strings, got {level!r}.")
+        sample = {"prompt": prompt, "tags": tags, "level": level}
         generate_kwargs = dict(generate_kwargs or {})
         for name, value in generation.items():
             if name not in _generation_arguments():
@@ -113,14 +115,14 @@ class LionImageToTextPipeline(Pipeline):
         """
         Args:
             inputs: A picture in any form that the processor takes (PIL image, path, URL, array, tensor), a dict with
-                `image` and, if they are this picture's own, `prompt`, `tags`, `task`; or a list, generator or data set
+                `image` and, if they are this picture's own, `prompt`, `tags`, `level`; or a list, generator or data set
                 of those.
             prompt (`str` or `list[str]`, *optional*): The instruction, one for all or one for each picture; several for
                 a single picture are asked of it one by one. A request for a short caption by default.
             tags (*optional*): A comma-separated string or list of strings, or, for several pictures, a list with one of
                 those for each. False leaves the tag sentence out. By default the tagger is asked.
-            task (`str` or `list[str]`, *optional*): `"image_level"`, `"region_level"`, or by default what the prompt
-                sounds like.
+            level (`str` or `list[str]`, *optional*): `"image_level"`, `"region_level"`, or by default what the prompt
+                sounds like. `task` is its former name.
             generate_kwargs (`dict`, *optional*): For `model.generate`.
             num_beams, max_new_tokens, temperature, ... (*optional*): Any argument of generation, short for the same in
                 `generate_kwargs`.
@@ -138,11 +140,13 @@ class LionImageToTextPipeline(Pipeline):
         """
         if isinstance(inputs, tuple):
             inputs = list(inputs)
+        if (level := _one_level(kwargs.pop("level", None), kwargs.pop("task", None))) is not None:
+            kwargs["level"] = level
         if isinstance(kwargs.get("prompt"), (list, tuple)) and not isinstance(inputs, list):
             inputs = [inputs] * len(kwargs["prompt"])
         if isinstance(inputs, list):
             inputs = [_as_sample(item) for item in inputs]
-            for name in ("prompt", "tags", "task"):
+            for name in ("prompt", "tags", "level"):
                 if isinstance(kwargs.get(name), (list, tuple)):
                     values = kwargs.pop(name)
                     if len(values) != len(inputs):
@@ -163,13 +167,13 @@ class LionImageToTextPipeline(Pipeline):
         return any(not isinstance(sample, dict) or sample.get("tags") is None for sample in samples)
 
     def preprocess(
-        self, inputs: Any, prompt: str | None = None, tags: Any = None, task: str | None = None
+        self, inputs: Any, prompt: str | None = None, tags: Any = None, level: str | None = None
     ) -> dict[str, dict[str, Any]]:
-        sample = {"prompt": prompt, "tags": tags, "task": task}
+        sample = {"prompt": prompt, "tags": tags, "level": level}
         sample.update({name: value for name, value in _as_sample(inputs).items() if value is not None})
         image = _load(sample.pop("image"), getattr(inputs, "index", None))
         sample["prompt"] = format_prompt("caption_short") if sample["prompt"] is None else sample["prompt"]
-        sample["task"] = sample["task"] or "auto"
+        sample["level"] = sample["level"] or "auto"
         sample["image_size"] = (image.height, image.width)
         sample["pixel_values"] = self.processor(images=image, return_tensors="pt")["pixel_values"]
         if sample["tags"] is None and self.tagger is not None:
@@ -188,7 +192,7 @@ class LionImageToTextPipeline(Pipeline):
         text_inputs = self.processor(
             text=[sample["prompt"] for sample in samples],
             tags=[None if sample["tags"] is False else sample["tags"] for sample in samples],
-            task=[sample["task"] for sample in samples],
+            level=[sample["level"] for sample in samples],
             return_tensors="pt",
         ).to(self.device)
         pixel_values = torch.cat([sample["pixel_values"] for sample in samples])
@@ -216,6 +220,13 @@ class LionImageToTextPipeline(Pipeline):
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Write model, processor and, where there is one, tagger as a self-contained repo."""
         save_lion(save_directory, self.model, self.processor, self.tagger, **kwargs)
+
+
+def _one_level(level: Any, task: Any) -> Any:
+    """The level, under its name or the one it had before."""
+    if level is not None and task is not None:
+        raise ValueError("`task` is the former name of `level`: only one of them must be given.")
+    return task if level is None else level
 
 
 class _Numbered(dict):
@@ -247,6 +258,9 @@ def _generation_arguments() -> frozenset[str]:
 def _as_sample(item: Any) -> dict[str, Any]:
     if not isinstance(item, dict):
         return {"image": item}
+    if "task" in item:
+        item = {**item, "level": _one_level(item.get("level"), item["task"])}
+        del item["task"]
     unknown = [name for name in item if name not in _SAMPLE_KEYS]
     if unknown or item.get("image") is None:
         raise ValueError(f"a dict must have `image` and may have {', '.join(_SAMPLE_KEYS[1:])}; got {', '.join(item)}")
@@ -256,6 +270,7 @@ def _as_sample(item: Any) -> dict[str, Any]:
 if False:  # Never runs: names the files that belong to this one, for transformers to copy them.
     from .configuration_lion import __name__ as _
     from .configuration_ram import __name__ as _
+    from .validation_lion import __name__ as _
     from .attention_lion import __name__ as _
     from .hub_lion import __name__ as _
     from .language_model_lion import __name__ as _
@@ -264,11 +279,12 @@ if False:  # Never runs: names the files that belong to this one, for transforme
     from .modeling_ram import __name__ as _
     from .tagger_lion import __name__ as _
     from .vision_aggregator_lion import __name__ as _
+    from .vision_model_lion import __name__ as _
     from .fetching_lion import __name__ as _
     from .grounding_lion import __name__ as _
     from .image_loading_lion import __name__ as _
     from .image_processing_lion import __name__ as _
+    from .levels_lion import __name__ as _
     from .processing_lion import __name__ as _
     from .prompts_lion import __name__ as _
     from .remote_code_lion import __name__ as _
-    from .tasks_lion import __name__ as _

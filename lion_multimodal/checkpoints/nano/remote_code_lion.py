@@ -20,11 +20,12 @@ PROCESSOR_CODE = (
     "processing_lion/grounding_lion.py",
     "processing_lion/processing_lion.py",
     "processing_lion/prompts_lion.py",
-    "processing_lion/tasks_lion.py",
+    "processing_lion/levels_lion.py",
 )
 TAGGER_CODE = (
     *IMAGE_PROCESSOR_CODE,
     "configuration_lion/configuration_ram.py",
+    "configuration_lion/validation_lion.py",
     "modeling_lion/attention_lion.py",
     "modeling_lion/hub_lion.py",
     "modeling_lion/modeling_ram.py",
@@ -41,6 +42,7 @@ LION_CODE = tuple(
             "modeling_lion/pipeline_lion.py",
             "modeling_lion/tagger_lion.py",
             "modeling_lion/vision_aggregator_lion.py",
+            "modeling_lion/vision_model_lion.py",
         }
     )
 )

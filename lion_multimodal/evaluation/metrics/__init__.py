@@ -9,6 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from modeling_lion.extras_lion import needs_extra
+
 
 METRICS = (
     "cider",
@@ -51,8 +53,10 @@ def load_metric(name: str) -> Any:
 
     Raises:
         ValueError: there is no metric of that name.
+        ImportError: a package of the extra `evaluation` is missing.
     """
-    import evaluate
+    with needs_extra("evaluation", "A metric", "datasets"):
+        import evaluate
 
     return evaluate.load(str(metric_folder(name)), keep_in_memory=True)
 

@@ -33,7 +33,7 @@ def find_file(path: str) -> Path:
     specification = importlib.util.find_spec("pycocoevalcap")
     folders = [] if specification is None else list(specification.submodule_search_locations or ())
     if not folders:
-        raise JavaUnavailableError("the package pycocoevalcap is not installed (pip install pycocoevalcap)")
+        raise JavaUnavailableError('the package pycocoevalcap is missing: pip install "lion-multimodal[captions]"')
     for folder in folders:
         if (file := Path(folder) / path).is_file():
             return file

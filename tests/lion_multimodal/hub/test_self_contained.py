@@ -21,7 +21,7 @@ from tests.lion_multimodal.hub.load_repo import OUR_PACKAGES, observe
 
 ROOT = Path(__file__).parents[3]
 ALLOWED = {"PIL", "numpy", "safetensors", "torch", "transformers"}
-EXACT = ("task_ids", "ids", "texts", "labels", "tags", "caption", "answers")
+EXACT = ("level_ids", "ids", "texts", "labels", "tags", "caption", "answers")
 CLOSE = ("logits", "loss", "boxes")
 
 

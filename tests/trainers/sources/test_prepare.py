@@ -438,7 +438,7 @@ def test_a_run_that_was_killed_goes_on_where_it_stopped(tmp_path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     shard = killed / "coco_captions" / "train-00002.parquet"
     process = subprocess.Popen([sys.executable, "-c", _PREPARE, str(root), str(killed)], cwd=Path(__file__).parents[3])
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 900
     while not shard.is_file() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)

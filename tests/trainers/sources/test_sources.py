@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from processing_lion import infer_task
+from processing_lion import infer_level
 from trainers.sources import SOURCES
 from trainers.sources.documentation import source_sections, source_table
 
@@ -48,7 +48,7 @@ def test_wordings_ask_at_the_level_of_their_rows(source, name):
     fields = {field for prompt in kind.prompts for _, field, _, _ in string.Formatter().parse(prompt) if field}
     asked = {kind.prompt(str(number), {field: values[field] for field in fields}) for number in range(200)}
     assert len(asked) == len(kind.prompts)  # each of them is used
-    assert {infer_task(prompt) for prompt in asked} == {kind.level}
+    assert {infer_level(prompt) for prompt in asked} == {kind.level}
 
 
 def test_weights_follow_the_rule():

@@ -369,5 +369,6 @@ if False:  # Never runs: names the files that belong to this one, for transforme
     from .image_processing_lion import __name__ as _
     from .remote_code_lion import __name__ as _
     from .configuration_ram import __name__ as _
+    from .validation_lion import __name__ as _
     from .attention_lion import __name__ as _
     from .hub_lion import __name__ as _
