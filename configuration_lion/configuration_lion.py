@@ -266,7 +266,8 @@ class LionConfig(PretrainedConfig):
         branches = self.visual_branches
         if not branches or branches != [branch for branch in VISUAL_BRANCHES if branch in branches]:
             raise ValueError(
-                f"`visual_branches` must hold one or both of {list(VISUAL_BRANCHES)}, in that order, got {branches}."
+                f"`visual_branches` must hold one or both of {list(VISUAL_BRANCHES)}, in that order, got "
+                f"{branches!r:.200}."
             )
         active = self.active_branches
         if active is not None and (not active or active != [branch for branch in branches if branch in active]):

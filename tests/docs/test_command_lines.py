@@ -20,6 +20,8 @@ COMMANDS = command_lines()
 LONG = (
     "accelerate launch",  # tests/trainers/test_distributed.py
     "lion data prepare",  # tests/trainers/sources
+    "lion finetune",  # tests/trainers/test_finetune.py
+    "lion merge",
     "lion eval --check-overlap",  # tests/lion_multimodal/evaluation/test_overlap.py
     "lion train all --config laboratory",  # tests/trainers/test_run.py
     "lion train all --config xl",
@@ -48,7 +50,7 @@ def test_command_lines_run(command: Command, official, names_on_the_hub, benchma
 def run(command: Command, benchmark_data: Path, monkeypatch) -> None:
     words = [REPLACED.get(word, word) for word in command.words]
     program = words[0]
-    if any(command.text.startswith(long) for long in LONG):
+    if any(" ".join(words).startswith(long) for long in LONG):
         understand(words, monkeypatch)
     elif program == "lion":
         run_lion(words, benchmark_data)

@@ -108,7 +108,7 @@ def format_prompt(task_name: str, /, **fields: str | Sequence[str]) -> str:
         'Question: what is left of the dog? Short answer:'
     """
     if task_name not in PROMPT_TEMPLATES:
-        raise ValueError(f"task_name must be one of {', '.join(PROMPT_TEMPLATES)}, got {task_name!r}")
+        raise ValueError(f"task_name must be one of {', '.join(PROMPT_TEMPLATES)}, got {task_name!r:.100}")
     template = PROMPT_TEMPLATES[task_name]
     missing = [name for name in template.fields if name not in fields]
     unknown = [name for name in fields if name not in template.fields]
