@@ -1,3 +1,4 @@
+import copy
 import itertools
 import logging
 import shutil
@@ -297,3 +298,28 @@ def test_wrong_arguments(tmp_path, processor):
         make_trainer(tmp_path, None)
     with pytest.raises(TypeError, match="LionSFTConfig"):
         LionSFTTrainer(tiny_model(), {"output_dir": "x"}, processing_class=processor)
+
+
+@pytest.mark.parametrize("task_type", [None, "SEQ_2_SEQ_LM", "CAUSAL_LM", "FEATURE_EXTRACTION"])
+def test_levels_reach_a_model_with_differing_routers_through_any_wrapper(tmp_path, processor, task_type):
+    """PEFT's wrapper of sequence-to-sequence models takes `task_ids` for its own prompts: `level_ids` passes."""
+    model = tiny_model(BOTH, dropout=0.0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".adapter." in name:
+                parameter.add_(torch.randn_like(parameter))
+    batch = LionDataCollator(processor)(list(make_rows(4)))
+    with torch.no_grad():
+        expected = model(**batch).loss.item()
+        other = model(**{**batch, "level_ids": 1 - batch["level_ids"]}).loss.item()
+    assert abs(expected - other) > 1e-3  # or this test could not fail
+    lora = LoraConfig(target_modules=["q", "v"], task_type=task_type, lora_dropout=0.0)
+    trainer = make_trainer(
+        tmp_path, processor, model, make_rows(4), peft_config=lora, max_steps=1, eval_rows=make_rows(4)
+    )
+    with torch.no_grad():
+        assert trainer.compute_loss(trainer.model, batch).item() == pytest.approx(expected, rel=1e-5)
+    trainer.train()
+    merged = copy.deepcopy(trainer.model).merge_and_unload().eval()
+    with torch.no_grad():
+        torch.testing.assert_close(merged(**batch).logits, trainer.model.eval()(**batch).logits, rtol=1e-4, atol=1e-5)
