@@ -178,8 +178,8 @@ def save_lion(save_directory: str | os.PathLike, model: Any, processor: Any, tag
 
     Args:
         save_directory (`str` or `os.PathLike`): Created if need be.
-        model ([`LionForConditionalGeneration`])
-        processor ([`LionProcessor`])
+        model ([`LionForConditionalGeneration`]): The model.
+        processor ([`LionProcessor`]): Its processor.
         tagger (*optional*): A [`LionTagger`], or anything else with a [`RamForImageTagging`] as `model` and a
             [`LionImageProcessor`] as `image_processor`.
         kwargs: of the model's `save_pretrained`, as `max_shard_size`.

@@ -461,7 +461,7 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
             attention_mask (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*): 1 = read it.
             qformer_input_ids (`torch.LongTensor` of shape `(batch_size, qformer_length)`): The instruction alone, in
                 the Q-Former's vocabulary; needed with the branch `"qformer"`.
-            qformer_attention_mask (`torch.LongTensor` of shape `(batch_size, qformer_length)`, *optional*).
+            qformer_attention_mask (`torch.LongTensor` of shape `(batch_size, qformer_length)`, *optional*): 1 = read it.
             level_ids (`torch.LongTensor` of shape `(batch_size,)`, *optional*): 0 = region level, 1 = image level, for
                 each row; image level by default. `task_ids`, its former name, is taken as well.
             soft_prompt_mask (`torch.LongTensor` of shape `(batch_size, length)`, *optional*): 1 where the soft prompt
@@ -590,9 +590,9 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
 
         Args:
             inputs (`Mapping`): What the processor returned for `batch_size` instructions (or `image_features`).
-            candidates (`torch.LongTensor` of shape `(batch_size, num_candidates, answer_length)`, or `(num_candidates,
-                answer_length)` for the same ones everywhere): Token ids with end-of-sequence, -100 behind it
-                (`processor.encode_candidates`).
+            candidates (`torch.LongTensor` of shape `(batch_size, num_candidates, answer_length)`): Token ids with
+                end-of-sequence, followed by -100 (`processor.encode_candidates`). Of shape
+                `(num_candidates, answer_length)` for the same candidates in every row.
             length_normalize (`bool`): Whether to divide by the number of tokens.
 
         Returns:

@@ -113,8 +113,7 @@ class LionImageProcessor(BaseImageProcessor):
             data_format: `"channels_first"`, the default, or `"channels_last"`, of what is returned.
             device: where tensors are put; `return_tensors="pt"` is needed for another than the processor (`"cpu"`).
             kwargs: standard arguments that LION's preprocessing has no step for (`do_center_crop`, `do_pad`, ..); they
-                may be None or False.
-            The rest overrides the processor's own settings for this call.
+                may be None or False. The rest overrides the processor's own settings for this call.
 
         Returns:
             `pixel_values` of shape (B, 3, H, W), or (B, H, W, 3) with `"channels_last"`, float32.
