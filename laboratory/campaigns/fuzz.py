@@ -126,7 +126,8 @@ def _prompts(draw: random.Random) -> str:
     def process() -> None:
         encoded = processor()(**{"return_tensors": None, **arguments})
         rows = [len(row) for row in encoded["input_ids"]]
-        assert rows == [len(row) for row in encoded["soft_prompt_mask"]], f"rows of {rows}"
+        # The mask covers the head of the prompt alone, where the soft prompt may be.
+        assert all(len(mask) <= max(rows) for mask in encoded["soft_prompt_mask"]), f"rows of {rows}"
 
     return attempt(process)
 

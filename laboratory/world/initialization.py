@@ -50,7 +50,8 @@ def initialize_by_similarity(model: T5ForConditionalGeneration, tokenizer: PreTr
     for stack in (model.encoder, model.decoder):
         for block in stack.block:
             for layer in block.layer[:-1]:
-                _initialize_attention(getattr(layer, "SelfAttention", None) or layer.EncDecAttention)
+                attention = getattr(layer, "SelfAttention", None) or layer.EncDecAttention
+                _initialize_attention(attention, model.config.num_heads)
     encoder_bias = model.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight
     behind = model.config.relative_attention_num_buckets // 2 + 1
     encoder_bias.zero_()
@@ -79,13 +80,14 @@ def _initialize_embeddings(embeddings: torch.Tensor, tokenizer: PreTrainedTokeni
         embeddings[rows(f"▁{plural(glyph)}", plural(glyph))] = alike / math.sqrt(1.25)
 
 
-def _initialize_attention(attention: nn.Module) -> None:
-    width, head_size = attention.d_model, attention.key_value_proj_dim
-    for head in range(attention.n_heads):
+def _initialize_attention(attention: nn.Module, num_heads: int) -> None:
+    inner_size, width = attention.q.weight.shape
+    head_size = inner_size // num_heads
+    for head in range(num_heads):
         rows = slice(head * head_size, (head + 1) * head_size)
         directions = _QUERY_KEY_SCALE * random_rotation(width)[:head_size]
         for projection in (attention.q, attention.k):
             projection.weight[rows] = directions + _NOISE * torch.randn_like(directions)
-    values = random_rotation(max(width, attention.inner_dim))[: attention.inner_dim, :width]
+    values = random_rotation(max(width, inner_size))[:inner_size, :width]
     attention.v.weight.copy_(values)
     attention.o.weight.copy_(_OUTPUT_SCALE * values.T)
