@@ -176,7 +176,8 @@ def load_source(
         )
         logger.info("%s: %s.", source.name, read.summary())
         bad_rows.check_share(source.name, sum(read.left_out.values()), len(read.rows), read.summary())
-        raw, torn = read.to_dataset(), {}
+        raw = read.to_dataset()
+        torn: Mapping[int, str] = {}
         if source.max_samples is not None:
             raw = _first_rows(raw, source.max_samples)
         source = dataclasses.replace(

@@ -11,6 +11,7 @@ import gc
 import json
 import logging
 import math
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -269,7 +270,7 @@ def load_finished(
 def finetuning_peft_config(plan: FinetuneRecipe, config: "PretrainedConfig") -> PeftConfig:
     """What PEFT attaches to a finished LION."""
     parts = plan.trained_parts
-    modules = []
+    modules: list[str] = []
     if "connectors" in parts:
         modules += Q_FORMER_PARTS if "qformer" in config.visual_branches else ()
         modules += AGGREGATOR_PARTS if "aggregator" in config.visual_branches else ()
@@ -333,7 +334,7 @@ def load_tuned(adapter: str | Path, model: str | Path | None = None, **kwargs: A
     return attach_adapter(LionForConditionalGeneration.from_pretrained(str(base), **kwargs), adapter)
 
 
-def attach_adapter(model: LionForConditionalGeneration, adapter: str | Path) -> PeftModel:
+def attach_adapter(model: LionForConditionalGeneration, adapter: str | os.PathLike) -> PeftModel:
     """
     A PEFT adapter on top of its base.
 

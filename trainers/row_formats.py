@@ -246,7 +246,8 @@ def read_utf8(path: Path) -> str:
 
 def _read_table(path: Path) -> tuple[list[dict[str, Any]], Counter]:
     """The records of JSON Lines or CSV, and what kept lines out."""
-    text, torn = read_utf8(path), Counter()
+    text = read_utf8(path)
+    torn: Counter[str] = Counter()
     if path.suffix != ".jsonl":
         delimiter = "\t" if path.suffix == ".tsv" else ","
         return list(csv.DictReader(text.splitlines(keepends=True), delimiter=delimiter)), torn
@@ -545,10 +546,10 @@ def _conversation(read: ReadRows, record: Mapping[str, Any], image: Any) -> None
     """LLaVA's turns; Shikra's hold `<boxes>`, which stand for boxes of the record in pixels."""
     boxes = None
     if isinstance(record.get("target"), Mapping) and record["target"].get("boxes") is not None:
-        width, height = _given_size(record.get("image")) or _given_size(record) or (None, None)
-        if width is None:
+        size = _given_size(record.get("image")) or _given_size(record)
+        if size is None:
             raise ValueError("has boxes in pixels, but no width and height")
-        boxes = [convert_box(box, "xyxy_pixels", (width, height)) for box in record["target"]["boxes"]]
+        boxes = [convert_box(box, "xyxy_pixels", size) for box in record["target"]["boxes"]]
     messages = []
     for turn in record["conversations"]:
         text = re.sub(r"\s*<image>\s*\n|\n\s*<image>\s*", "\n", str(turn["value"])).strip()
@@ -609,10 +610,10 @@ def read_box(value: Any) -> tuple[float, float, float, float]:
         value = value[0]
     if not isinstance(value, Sequence) or len(value) != 4:
         raise ValueError("has a box that is no four numbers")
-    numbers = tuple(float(v) for v in value)
-    if not all(map(math.isfinite, numbers)):
+    sides = tuple(float(v) for v in value)
+    if not all(map(math.isfinite, sides)):
         raise ValueError("has a box that is not finite")
-    return numbers  # type: ignore[return-value]
+    return sides  # type: ignore[return-value]
 
 
 def tell_box_format(boxes: Sequence[Sequence[float]], sizes: Sequence[tuple[int, int]]) -> str:

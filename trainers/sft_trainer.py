@@ -15,13 +15,14 @@ from huggingface_hub import run_as_future
 from torch import nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, T5ForConditionalGeneration, Trainer, TrainerCallback
+from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import HubStrategy, TrainOutput
 from transformers.utils.hub import PushInProgress
 
 from modeling_lion.extras_lion import needs_extra
+from modeling_lion.language_model_lion import LionT5ForConditionalGeneration
 from modeling_lion.modeling_lion import LionForConditionalGeneration
 from trainers.answer_metrics import ComputeAnswerMetrics
 from trainers.augmentation import Augmentation
@@ -557,7 +558,7 @@ def _name_embeddings_once(model: nn.Module) -> None:
     Leave T5's embeddings registered as `shared` alone: FSDP shards a parameter for one module, and saves and loads it
     under one name. Encoder and decoder go on using it.
     """
-    for t5 in [module for module in model.modules() if isinstance(module, T5ForConditionalGeneration)]:
+    for t5 in [module for module in model.modules() if isinstance(module, LionT5ForConditionalGeneration)]:
         for stack in (t5.encoder, t5.decoder):
             del stack.embed_tokens
             stack.__dict__["embed_tokens"] = t5.shared

@@ -26,7 +26,7 @@ from trainers.stages import STAGES, get_stage
 
 
 # The classes that the recipe for FSDP shards one by one, and those that gradient checkpointing runs twice.
-SHARDED_BLOCKS = ("LionT5Block", "InstructBlipEncoderLayer")
+SHARDED_BLOCKS = ("LionT5Block", "LionVisionBlock")
 CHECKPOINTED_BLOCKS = (*SHARDED_BLOCKS, "InstructBlipQFormerLayer", "LionVisionAggregatorLayer")
 PARTS = ("vision_model", "qformer", "vision_aggregator", "language_model")
 GIB = 2**30

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import logging
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -73,7 +74,9 @@ class Examples(Sequence[Example]):
         return self._examples[index]
 
 
-def read_examples(benchmark: Benchmark, data_dir: str | Path | None = None, limit: int | None = None) -> Examples:
+def read_examples(
+    benchmark: Benchmark, data_dir: str | os.PathLike | None = None, limit: int | None = None
+) -> Examples:
     """
     Read the examples of a benchmark.
 
@@ -139,7 +142,7 @@ def load_image(example: Example) -> Image.Image:
 
 def _check_text(example: Example) -> None:
     """What JSON calls `"\\ud83d"`, half of a pair, is no character: no tokenizer takes it, and no file in UTF-8."""
-    asked = {"id": example.id, "image": example.image_id, "question": example.instruction}
+    asked: dict[str, Any] = {"id": example.id, "image": example.image_id, "question": example.instruction}
     asked |= {"candidates": example.candidates, "tags": example.tags, **example.metric_inputs}
     for name, value in asked.items():
         try:

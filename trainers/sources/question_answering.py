@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import urlparse
 
 from trainers.record import Record
@@ -205,7 +206,7 @@ def _ocrvqa_samples(record: Record) -> Iterator[Sample]:
     if len(questions) != len(answers):
         raise ValueError(f"there are {len(questions)} 'questions' and {len(answers)} 'answers'")
     if "image" in record:
-        image = {"path": f"{identifier}.jpg", "bytes": record.value("image")["bytes"]}
+        image: Any = {"path": f"{identifier}.jpg", "bytes": record.value("image")["bytes"]}
     else:  # the authors' script names a file after the book and gives it the suffix of its address
         image = identifier + (os.path.splitext(urlparse(record.text("imageURL")).path)[1] or ".jpg")
     for number, (question, answer) in enumerate(zip(questions, answers)):

@@ -292,7 +292,7 @@ def _to_rgb(image: PIL.Image.Image, max_pixels: int | None) -> PIL.Image.Image:
 def _convert(image: PIL.Image.Image) -> PIL.Image.Image:
     if image.mode.startswith(("I", "F")):
         # Greyscale of 16 or 32 bits, which Pillow's own conversion clips at 255.
-        high = image.getextrema()[1] if image.mode in ("I", "F") else 65535
+        high: Any = image.getextrema()[1] if image.mode in ("I", "F") else 65535
         scale = 1.0
         if image.mode.startswith("I;16") or (image.mode == "I" and high > 255):
             scale = 1 / 257.0

@@ -94,7 +94,7 @@ class RamCrossAttention(nn.Module):
         self, hidden_states: torch.Tensor, image_embeds: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(1 or B, num_tags, hidden_size) and (B, tokens, projection_dim) -> (B, num_tags, hidden_size), weights."""
-        query, key, value = (
+        query, key, value = (  # each (1 or batch_size, num_heads, num_tags or tokens, head_dim)
             projection.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
             for projection in (self.query(hidden_states), self.key(image_embeds), self.value(image_embeds))
         )
@@ -280,14 +280,14 @@ class RamForImageTagging(SelfContainedModel):
                 "`output_attentions=True` needs attention weights, which only `attn_implementation='eager'` makes, "
                 f"got {self.config._attn_implementation!r}"
             )
-        features = self.get_image_features(
+        features: Any = self.get_image_features(
             pixel_values, return_dict=True, output_attentions=with_attentions, output_hidden_states=with_states
         )
-        image_embeds = features.pooler_output
+        image_embeds = features.pooler_output  # (batch_size, 1 + num_patches, projection_dim)
         # Until the first attention the queries are the same for all images, so they are computed once.
-        queries = self.label_projection(self.label_embeddings.weight).relu().unsqueeze(0)
+        queries = self.label_projection(self.label_embeddings.weight).relu().unsqueeze(0)  # (1, num_tags, hidden_size)
         states, weights = self.tagging_head(queries, image_embeds)
-        logits = self.classifier(states[-1]).squeeze(-1)
+        logits = self.classifier(states[-1]).squeeze(-1)  # (batch_size, num_tags)
 
         loss = None
         if labels is not None:

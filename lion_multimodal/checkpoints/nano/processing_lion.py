@@ -401,8 +401,10 @@ class LionProcessor(ProcessorMixin):
         }
 
     def _warn_of_unknown_tokens(self, sequences: list[list[int]], unknown: int | None) -> None:
+        if unknown is None:
+            return
         share = sum(ids.count(unknown) for ids in sequences) / max(1, sum(len(ids) - 1 for ids in sequences))
-        if unknown is not None and share > _UNKNOWN_SHARE and self not in _WARNED:
+        if share > _UNKNOWN_SHARE and self not in _WARNED:
             _WARNED.add(self)
             logger.warning(
                 f"{share:.0%} of the text's tokens are unknown to the tokenizer: the model cannot read it, and answers "
@@ -490,7 +492,7 @@ class LionProcessor(ProcessorMixin):
             reason = _REASONS["return_attention_mask"]
             raise ValueError(f"`return_attention_mask` must be True or None, got False: {reason}")
         if isinstance(encoded_inputs, Mapping):
-            columns = {name: list(values) for name, values in encoded_inputs.items()}
+            columns: dict[str, Any] = {name: list(values) for name, values in encoded_inputs.items()}
         else:
             rows = list(encoded_inputs)
             if not rows:
@@ -507,7 +509,7 @@ class LionProcessor(ProcessorMixin):
         columns.setdefault("attention_mask", [[1] * len(ids) for ids in columns["input_ids"]])
         qformer = {**layout, "max_length": None}
         side, qformer_side = padding_side or self.padding_side, self.qformer_tokenizer.padding_side
-        for name, value, limit, how, where in [
+        paddings: list[tuple[str, Any, int, dict[str, Any], str]] = [
             ("input_ids", self.tokenizer.pad_token_id, self.max_text_length, layout, side),
             ("attention_mask", 0, self.max_text_length, layout, side),
             (
@@ -520,7 +522,8 @@ class LionProcessor(ProcessorMixin):
             ("qformer_attention_mask", 0, self.max_qformer_text_length, qformer, qformer_side),
             ("labels", _IGNORED_LABEL, self.max_answer_length, qformer, "right"),
             ("soft_prompt_mask", 0, 1, {"padding": True}, "right"),
-        ]:
+        ]
+        for name, value, limit, how, where in paddings:
             if name in columns:
                 sequences = [_as_list(ids) for ids in columns[name]]
                 columns[name] = _pad(sequences, value, _padded_length(sequences, how, limit), where)
