@@ -251,4 +251,4 @@ def _validate_swin(config: SwinConfig) -> None:
 __all__ = ["RamConfig"]
 
 
-# Made by write_code, of all code in this folder: a66725cc357a8d2fe723c4a5f5e1d59c
+# Made by write_code, of all code in this folder: a7c3a0152157b73dd6076213e8cbc2d1
