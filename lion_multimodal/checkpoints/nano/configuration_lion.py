@@ -266,7 +266,8 @@ class LionConfig(PretrainedConfig):
         branches = self.visual_branches
         if not branches or branches != [branch for branch in VISUAL_BRANCHES if branch in branches]:
             raise ValueError(
-                f"`visual_branches` must hold one or both of {list(VISUAL_BRANCHES)}, in that order, got {branches}."
+                f"`visual_branches` must hold one or both of {list(VISUAL_BRANCHES)}, in that order, got "
+                f"{branches!r:.200}."
             )
         active = self.active_branches
         if active is not None and (not active or active != [branch for branch in branches if branch in active]):
@@ -376,4 +377,4 @@ _PRESETS: dict[str, dict] = {
 }
 
 
-# Made by write_code, of all code in this folder: a2b374a852c3ea0a8ab5ac62cf15a33b
+# Made by write_code, of all code in this folder: a7c3a0152157b73dd6076213e8cbc2d1

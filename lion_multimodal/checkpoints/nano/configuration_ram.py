@@ -251,4 +251,4 @@ def _validate_swin(config: SwinConfig) -> None:
 __all__ = ["RamConfig"]
 
 
-# Made by write_code, of all code in this folder: a2b374a852c3ea0a8ab5ac62cf15a33b
+# Made by write_code, of all code in this folder: a7c3a0152157b73dd6076213e8cbc2d1
