@@ -164,7 +164,7 @@ def _check_config_file(name_or_path: str | os.PathLike, subfolder: str) -> None:
                 f"{folder} is an adapter, not a checkpoint: it has adapter_config.json and no config.json. Load its "
                 "base with `from_pretrained`, and the adapter on it with `peft.PeftModel.from_pretrained`."
             )
-        raise OSError(f"{folder} is no checkpoint: it has no config.json.")
+        raise OSError(f"{folder} is no checkpoint: there is no file named config.json in it.")
 
 
 def _enumerate(names: Sequence[str], most: int = 3) -> str:

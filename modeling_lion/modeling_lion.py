@@ -461,7 +461,8 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
             attention_mask (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*): 1 = read it.
             qformer_input_ids (`torch.LongTensor` of shape `(batch_size, qformer_length)`): The instruction alone, in
                 the Q-Former's vocabulary; needed with the branch `"qformer"`.
-            qformer_attention_mask (`torch.LongTensor` of shape `(batch_size, qformer_length)`, *optional*): 1 = read it.
+            qformer_attention_mask (`torch.LongTensor` of shape `(batch_size, qformer_length)`, *optional*): As
+                `attention_mask`, for `qformer_input_ids`.
             level_ids (`torch.LongTensor` of shape `(batch_size,)`, *optional*): 0 = region level, 1 = image level, for
                 each row; image level by default. `task_ids`, its former name, is taken as well.
             soft_prompt_mask (`torch.LongTensor` of shape `(batch_size, length)`, *optional*): 1 where the soft prompt

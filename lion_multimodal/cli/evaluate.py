@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lion_multimodal.cli.arguments import positive_int
-
 
 if TYPE_CHECKING:
     from lion_multimodal.evaluation.benchmark import Benchmark
@@ -38,12 +36,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         metavar="DIR",
         help="folder with DIR/NAME for each benchmark (default: data sets on the Hub)",
     )
-    parser.add_argument(
-        "--limit", type=positive_int, metavar="N", help="ask the first N questions of each benchmark only"
-    )
+    parser.add_argument("--limit", type=int, metavar="N", help="ask the first N questions of each benchmark only")
     parser.add_argument(
         "--batch-size",
-        type=positive_int,
+        type=int,
         default=16,
         help="pictures and questions at once, for each process (default: 16)",
     )

@@ -251,4 +251,4 @@ def _validate_swin(config: SwinConfig) -> None:
 __all__ = ["RamConfig"]
 
 
-# Made by write_code, of all code in this folder: a7c3a0152157b73dd6076213e8cbc2d1
+# Made by write_code, of all code in this folder: e36780f6daec60f67687b3c0978b9c4c

@@ -48,7 +48,7 @@ def parse_boxes(text: str) -> list[Box]:
 
     Understands `[x1,y1,x2,y2]` and `(x1,y1,x2,y2)` anywhere in the text, several of them, with any number of decimals,
     stray blanks and missing leading zeros (`[ .44, 0.06 ,0. 650,0.367 ]`). Corners are put in order; coordinates up
-    to 0.1 outside the picture are moved to its edge, and groups further out (pixels, lists of choices) are no boxes.
+    to 0.1 outside the image are moved to its edge, and groups further out (pixels, lists of choices) are no boxes.
     The text is never evaluated.
 
     Returns:

@@ -164,7 +164,7 @@ def _check_config_file(name_or_path: str | os.PathLike, subfolder: str) -> None:
                 f"{folder} is an adapter, not a checkpoint: it has adapter_config.json and no config.json. Load its "
                 "base with `from_pretrained`, and the adapter on it with `peft.PeftModel.from_pretrained`."
             )
-        raise OSError(f"{folder} is no checkpoint: it has no config.json.")
+        raise OSError(f"{folder} is no checkpoint: there is no file named config.json in it.")
 
 
 def _enumerate(names: Sequence[str], most: int = 3) -> str:
@@ -178,8 +178,8 @@ def save_lion(save_directory: str | os.PathLike, model: Any, processor: Any, tag
 
     Args:
         save_directory (`str` or `os.PathLike`): Created if need be.
-        model ([`LionForConditionalGeneration`])
-        processor ([`LionProcessor`])
+        model ([`LionForConditionalGeneration`]): The model.
+        processor ([`LionProcessor`]): Its processor.
         tagger (*optional*): A [`LionTagger`], or anything else with a [`RamForImageTagging`] as `model` and a
             [`LionImageProcessor`] as `image_processor`.
         kwargs: of the model's `save_pretrained`, as `max_shard_size`.

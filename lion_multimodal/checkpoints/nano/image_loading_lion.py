@@ -376,7 +376,7 @@ def _to_uint8(values: np.ndarray) -> np.ndarray:
 def load_images(images: Any, *, input_data_format: str | None = None) -> list[PIL.Image.Image]:
     """
     Loads one image or a batch of them: any source of [`load_image`], a list, tuple or other sequence of sources, such
-    as a column of a data set (an inner list that holds one source counts as that source, as chat templates pass it),
+    as a column of a dataset (an inner list that holds one source counts as that source, as chat templates pass it),
     or a 4-dimensional array or tensor.
 
     Raises:

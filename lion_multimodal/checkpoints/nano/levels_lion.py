@@ -37,7 +37,7 @@ _EXISTENCE = re.compile(
 _FINDING = re.compile(
     r"(?:locat(?:e|ing)|locali[sz](?:e|ing)|pinpoint(?:ing)?|find(?:ing)?|detect|spot|trace|point (?:me )?"
     r"(?:out|to|at)) "
-    # a thing, not a fact about the picture
+    # a thing, not a fact about the image
     r"(?!(?:out|any|what|who|why|how|which|when|if|whether|that|an? (?:reason|way|word|title|name|caption|mistake)"
     r"|the (?:\w+ )?(?:number|total|sum|count|amount|reason|difference|title|meaning|price|mistake|error)s?)\b)\S"
 )
@@ -51,7 +51,7 @@ _WHERE_INDIRECT = re.compile(
     r"(?P<thing>(?!to\b|is\b|are\b|was\b|were\b|did\b|do\b|does\b|can\b|could\b|would\b|should\b|might\b|will\b).+?) "
     r"(?:is|are|appears?|sits?|stands?|lies?)\b(?: located)?(?P<rest>.*)"
 )
-# Things whose place is on earth rather than in the picture, and places that are told by another thing.
+# Things whose place is on earth rather than in the image, and places that are told by another thing.
 _NOWHERE = re.compile(
     r"^(?:this|that|these|those|it|he|she|they|we|i|you|here|there|everyone|everybody|anyone)\b"
     rf"|^(?:the )?(?:{_PICTURE}|scene|photographer|camera|event|game|match|place|best|nearest|closest|next)\b"
@@ -68,7 +68,7 @@ _DOING = re.compile(
 
 def infer_level(instruction: str) -> str:
     """
-    The level of an instruction by its words: `"region_level"` when it asks for a place in the picture (referring
+    The level of an instruction by its words: `"region_level"` when it asks for a place in the image (referring
     expression comprehension) or holds a box (generation), `"image_level"` otherwise.
 
     The judgement, in this order:
@@ -122,7 +122,7 @@ def _asks_for_place(clause: str) -> bool:
     if _FINDING.match(request) or _DRAWING.match(request):
         return True
     if match := _POSITION.match(request):
-        # "What is the position of the batter?" is a matter of baseball unless the picture is named.
+        # "What is the position of the batter?" is a matter of baseball unless the image is named.
         question = match["asked"].startswith(("what", "which", "who", "is ", "are "))
         in_picture = re.search(rf"\b(?:in|within|on) (?:the|this) {_PICTURE}\b", match["thing"])
         return not _NOWHERE.search(match["thing"]) and bool(in_picture or not question)

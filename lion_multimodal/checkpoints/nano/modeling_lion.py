@@ -62,7 +62,7 @@ class LionAggregatorProjection(nn.Module):
 @dataclass
 class LionImageFeatures(ModelOutput):
     """
-    Everything about pictures that does not depend on the question: [`~LionForConditionalGeneration.encode_images`]
+    Everything about images that does not depend on the question: [`~LionForConditionalGeneration.encode_images`]
     makes it, `image_features=` takes it.
 
     Args:
@@ -80,7 +80,7 @@ class LionImageFeatures(ModelOutput):
         return next(iter(self.values())).shape[0]
 
     def select(self, index: Sequence[int] | torch.LongTensor) -> "LionImageFeatures":
-        """The features of the pictures at `index`, repeats allowed: one row for each question to come."""
+        """The features of the images at `index`, repeats allowed: one row for each question to come."""
         index = torch.as_tensor(index)
         return LionImageFeatures(**{k: v[index.to(v.device)] for k, v in self.items()})
 
@@ -172,7 +172,7 @@ def _refuse_inputs_embeds(kwargs: Mapping[str, Any]) -> None:
 
 class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
     """
-    Answers an instruction about a picture, with words or with boxes.
+    Answers an instruction about an image, with words or with boxes.
 
     Args:
         config ([`LionConfig`]): Sizes and switches.
@@ -298,12 +298,12 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
 
     def encode_images(self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False) -> LionImageFeatures:
         """
-        Run everything that looks at the pictures alone: vision tower, aggregator, its projection. One encoding serves
+        Run everything that looks at the images alone: vision tower, aggregator, its projection. One encoding serves
         any number of questions.
 
         Args:
-            pixel_values (`torch.Tensor` of shape `(num_images, 3, height, width)`): Normalised pictures.
-            interpolate_pos_encoding (`bool`): Whether to fit the position embeddings to another picture size.
+            pixel_values (`torch.Tensor` of shape `(num_images, 3, height, width)`): Normalised images.
+            interpolate_pos_encoding (`bool`): Whether to fit the position embeddings to another image size.
         """
         aggregator_config = self.config.aggregator_config
         with_aggregator = "aggregator" in self.active_branches
@@ -331,7 +331,7 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
     ) -> torch.Tensor:
         """
         The visual tokens in front of the text, `(batch_size, num_image_tokens, d_model)`: 32 from the Q-Former, which
-        reads the picture in the light of the instruction, then all of the aggregator's.
+        reads the image in the light of the instruction, then all of the aggregator's.
         """
         for branch, name in (("qformer", "image_embeds"), ("aggregator", "aggregator_embeds")):
             if branch in self.active_branches and image_features.get(name) is None:
@@ -455,13 +455,14 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
     ) -> Seq2SeqLMOutput | tuple:
         r"""
         Args:
-            pixel_values (`torch.FloatTensor` of shape `(batch_size, 3, height, width)`): Normalised pictures; one for
+            pixel_values (`torch.FloatTensor` of shape `(batch_size, 3, height, width)`): Normalised images; one for
                 all rows is enough. Not with `image_features`.
             input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): The prompt, with tag sentence.
             attention_mask (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*): 1 = read it.
             qformer_input_ids (`torch.LongTensor` of shape `(batch_size, qformer_length)`): The instruction alone, in
                 the Q-Former's vocabulary; needed with the branch `"qformer"`.
-            qformer_attention_mask (`torch.LongTensor` of shape `(batch_size, qformer_length)`, *optional*).
+            qformer_attention_mask (`torch.LongTensor` of shape `(batch_size, qformer_length)`, *optional*): As
+                `attention_mask`, for `qformer_input_ids`.
             level_ids (`torch.LongTensor` of shape `(batch_size,)`, *optional*): 0 = region level, 1 = image level, for
                 each row; image level by default. `task_ids`, its former name, is taken as well.
             soft_prompt_mask (`torch.LongTensor` of shape `(batch_size, length)`, *optional*): 1 where the soft prompt
@@ -586,13 +587,13 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
     ) -> torch.Tensor:
         """
         Log-likelihood of candidate answers: for multiple choice, yes/no statements, ranked dialogue answers. The
-        picture and the instruction are encoded once for all candidates.
+        image and the instruction are encoded once for all candidates.
 
         Args:
             inputs (`Mapping`): What the processor returned for `batch_size` instructions (or `image_features`).
-            candidates (`torch.LongTensor` of shape `(batch_size, num_candidates, answer_length)`, or `(num_candidates,
-                answer_length)` for the same ones everywhere): Token ids with end-of-sequence, -100 behind it
-                (`processor.encode_candidates`).
+            candidates (`torch.LongTensor` of shape `(batch_size, num_candidates, answer_length)`): Token ids with
+                end-of-sequence, followed by -100 (`processor.encode_candidates`). Of shape
+                `(num_candidates, answer_length)` for the same candidates in every row.
             length_normalize (`bool`): Whether to divide by the number of tokens.
 
         Returns:

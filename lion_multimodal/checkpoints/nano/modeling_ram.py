@@ -225,7 +225,7 @@ class RamForImageTagging(SelfContainedModel):
         What the tagging head reads of images.
 
         Args:
-            pixel_values (`torch.FloatTensor` of shape `(batch_size, 3, height, width)`)
+            pixel_values (`torch.FloatTensor` of shape `(batch_size, 3, height, width)`): Normalised images.
             return_dict (`bool`, *optional*): False for a tuple.
             kwargs: `output_hidden_states`, `output_attentions`: the image encoder's.
 

@@ -1,4 +1,4 @@
-"""The pipeline `image-to-text`: pictures and instructions in; words, boxes in pixels and their labels out."""
+"""The pipeline `image-to-text`: images and instructions in; words, boxes in pixels and their labels out."""
 
 import functools
 import inspect
@@ -26,7 +26,7 @@ _SAMPLE_KEYS = ("image", "prompt", "tags", "level")
 
 class LionImageToTextPipeline(Pipeline):
     """
-    Asks LION about pictures. Without `tags` it asks the tagger that ships with the model first.
+    Asks LION about images. Without `tags` it asks the tagger that ships with the model first.
 
     Args:
         tagger (*optional*):
@@ -114,29 +114,29 @@ class LionImageToTextPipeline(Pipeline):
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
         """
         Args:
-            inputs: A picture in any form that the processor takes (PIL image, path, URL, array, tensor), a dict with
-                `image` and, if they are this picture's own, `prompt`, `tags`, `level`; or a list, generator or data set
+            inputs: An image in any form that the processor takes (PIL image, path, URL, array, tensor), a dict with
+                `image` and, if they are this image's own, `prompt`, `tags`, `level`; or a list, generator or dataset
                 of those.
-            prompt (`str` or `list[str]`, *optional*): The instruction, one for all or one for each picture; several for
-                a single picture are asked of it one by one. A request for a short caption by default.
-            tags (*optional*): A comma-separated string or list of strings, or, for several pictures, a list with one of
+            prompt (`str` or `list[str]`, *optional*): The instruction, one for all or one for each image; several for
+                a single image are asked of it one by one. A request for a short caption by default.
+            tags (*optional*): A comma-separated string or list of strings, or, for several images, a list with one of
                 those for each. False leaves the tag sentence out. By default the tagger is asked.
             level (`str` or `list[str]`, *optional*): `"image_level"`, `"region_level"`, or by default what the prompt
                 sounds like. `task` is its former name.
             generate_kwargs (`dict`, *optional*): For `model.generate`.
             num_beams, max_new_tokens, temperature, ... (*optional*): Any argument of generation, short for the same in
                 `generate_kwargs`.
-            batch_size (`int`, *optional*, defaults to 1): Pictures at a time.
+            batch_size (`int`, *optional*, defaults to 1): Images at a time.
 
         Returns:
-            For a picture, a list of dicts, one for each returned sequence: `generated_text` (`str`) and, where the
-            answer holds boxes, `boxes` (`list` of `[x1, y1, x2, y2]` in pixels of the picture as given) and `labels`
-            (`list[str]`, `""` where the answer has no words for a box). For several pictures or prompts, a list of
+            For an image, a list of dicts, one for each returned sequence: `generated_text` (`str`) and, where the
+            answer holds boxes, `boxes` (`list` of `[x1, y1, x2, y2]` in pixels of the image as given) and `labels`
+            (`list[str]`, `""` where the answer has no words for a box). For several images or prompts, a list of
             those lists.
 
         Raises:
             ValueError: lists of different lengths, or a dict with other keys.
-            TypeError, ValueError, OSError: a picture cannot be read; of several, its place in the list is named.
+            TypeError, ValueError, OSError: an image cannot be read; of several, its place in the list is named.
         """
         if isinstance(inputs, tuple):
             inputs = list(inputs)

@@ -1,4 +1,4 @@
-"""LION's processor: pictures, instructions, tags and answers in; tensors for the model, and words and boxes back."""
+"""LION's processor: images, instructions, tags and answers in; tensors for the model, and words and boxes back."""
 
 import json
 import os
@@ -264,16 +264,16 @@ class LionProcessor(ProcessorMixin):
         **kwargs: Unpack[LionProcessorKwargs],
     ) -> BatchFeature:
         """
-        Prepares a batch of B samples, each a picture, an instruction, and what else is known.
+        Prepares a batch of B samples, each an image, an instruction, and what else is known.
 
         Where the prompt for T5 is longer than `max_text_length`, whole tags are left out from the end of the list,
         then the question's head is cut; the tag sentence with its soft-prompt token stays. The Q-Former sees the
         instruction without tags, its head cut at `max_qformer_text_length`. Answers are cut at their end.
 
         Args:
-            images: one picture per text: PIL image, path, URL, array or tensor, see [`load_image`]. None where
+            images: one image per text: PIL image, path, URL, array or tensor, see [`load_image`]. None where
                 features from `model.encode_images` are used, or where there is none.
-            text: the instructions. A `<image>` in them is plain text. None to prepare pictures alone.
+            text: the instructions. A `<image>` in them is plain text. None to prepare images alone.
             tags: per sample a comma-separated string, a list of strings, or None for no tag sentence; an empty string
                 or list gives the sentence with `[]`. One string or None holds for all samples. With a single string as
                 `text`, a list of strings is this sample's list.
@@ -658,7 +658,7 @@ class LionProcessor(ProcessorMixin):
 
         Args:
             texts: B answers.
-            image_sizes: (height, width) of each picture in pixels, as shown (after EXIF rotation); one pair may stand
+            image_sizes: (height, width) of each image in pixels, as shown (after EXIF rotation); one pair may stand
                 for all.
 
         Returns:
@@ -824,7 +824,7 @@ def _strings(name: str, values: Any) -> list[str]:
     if isinstance(values, str):
         _check_text(name, values)
         return [values]
-    # Columns of data sets, arrays and series, but nothing without an order or an end.
+    # Columns of datasets, arrays and series, but nothing without an order or an end.
     if not isinstance(values, Sequence) and not hasattr(values, "__array__"):
         raise TypeError(f"{name} must be a string or a list of strings, got {type(values).__name__}")
     values = list(values)

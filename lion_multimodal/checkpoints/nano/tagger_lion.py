@@ -17,7 +17,7 @@ class LionTagger:
     A RAM tagger with its image processor.
 
     Args:
-        model ([`RamForImageTagging`])
+        model ([`RamForImageTagging`]): The tagger's model.
         image_processor ([`LionImageProcessor`]): The preprocessing that the model was trained with.
     """
 

@@ -126,7 +126,7 @@ def test_an_adapter_is_evaluated_on_top_of_its_base(data, tmp_path, capsys):
     arguments = ["eval", "--model", str(NANO), "--benchmark", "vsr", "--data-dir", str(data), "--device", "cpu"]
     arguments += ["--tags", "none", "--output", str(tmp_path / "out")]
     assert main([*arguments, "--adapter", str(tmp_path / "adapter")]) == 0
-    settings = json.loads((tmp_path / "out" / "settings.json").read_text())
+    settings = json.loads((tmp_path / "out" / "settings.json").read_text())["evaluation"]
     assert settings["adapter"] == "adapter"
     assert len(settings["adapter_sha256"]) == 64
     capsys.readouterr()

@@ -25,7 +25,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 class LionImageProcessor(BaseImageProcessor):
     """
-    Turns pictures into the pixel values that LION, or with [`LionImageProcessor.for_tagging`] its tagger, expects:
+    Turns images into the pixel values that LION, or with [`LionImageProcessor.for_tagging`] its tagger, expects:
     RGB, resized to `size` without crop (so fractions of width and height stay valid as boxes), scaled to [0, 1],
     normalised. Needs Pillow and NumPy only.
 
@@ -113,14 +113,13 @@ class LionImageProcessor(BaseImageProcessor):
             data_format: `"channels_first"`, the default, or `"channels_last"`, of what is returned.
             device: where tensors are put; `return_tensors="pt"` is needed for another than the processor (`"cpu"`).
             kwargs: standard arguments that LION's preprocessing has no step for (`do_center_crop`, `do_pad`, ..); they
-                may be None or False.
-            The rest overrides the processor's own settings for this call.
+                may be None or False. The rest overrides the processor's own settings for this call.
 
         Returns:
             `pixel_values` of shape (B, 3, H, W), or (B, H, W, 3) with `"channels_last"`, float32.
 
         Raises:
-            TypeError, ValueError, OSError: a picture cannot be read, with its index and what was expected.
+            TypeError, ValueError, OSError: an image cannot be read, with its index and what was expected.
         """
         for name, value in kwargs.items():
             if name not in _OTHER_ARGUMENTS:

@@ -90,7 +90,7 @@ def test_spice_says_how_to_fetch_its_parser(monkeypatch, tmp_path):
     (tmp_path / "spice" / "spice-1.0.jar").touch()
 
     def find_spec(name):
-        return type("Specification", (), {"submodule_search_locations": [str(tmp_path)]})
+        return type("Specification", (), {"origin": "__init__.py", "submodule_search_locations": [str(tmp_path)]})
 
     monkeypatch.setattr(java.importlib.util, "find_spec", find_spec)
     monkeypatch.setattr(java.shutil, "which", lambda program: "/bin/java")
@@ -123,7 +123,9 @@ def test_spice_reads_what_its_program_writes(monkeypatch, tmp_path):
     program.chmod(0o755)
 
     def find_spec(name):
-        return type("Specification", (), {"submodule_search_locations": [str(tmp_path / "package")]})
+        return type(
+            "Specification", (), {"origin": "__init__.py", "submodule_search_locations": [str(tmp_path / "package")]}
+        )
 
     monkeypatch.setattr(java.importlib.util, "find_spec", find_spec)
     monkeypatch.setattr(java.shutil, "which", lambda name: str(program))
