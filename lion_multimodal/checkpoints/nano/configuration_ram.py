@@ -251,4 +251,4 @@ def _validate_swin(config: SwinConfig) -> None:
 __all__ = ["RamConfig"]
 
 
-# Made by write_code, of all code in this folder: e36780f6daec60f67687b3c0978b9c4c
+# Made by write_code, of all code in this folder: 9e555da15956dc70e22f553f99795cde

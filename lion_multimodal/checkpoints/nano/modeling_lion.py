@@ -136,7 +136,7 @@ class LionPreTrainedModel(SelfContainedModel):
     def _load_pretrained_model(*args: Any, **kwargs: Any) -> Any:
         loaded = PreTrainedModel._load_pretrained_model(*args, **kwargs)
         # transformers 4 finds weights on disk by their names in files, where the embeddings have one of their three.
-        for index in (item for item in loaded if isinstance(item, dict)):
+        for index in (item for item in (loaded if isinstance(loaded, tuple) else ()) if isinstance(item, dict)):
             if (embeddings := index.get("language_model.shared.weight")) is not None:
                 for stack in ("encoder", "decoder"):
                     index.setdefault(f"language_model.{stack}.embed_tokens.weight", embeddings)
