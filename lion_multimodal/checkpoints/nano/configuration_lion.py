@@ -377,4 +377,4 @@ _PRESETS: dict[str, dict] = {
 }
 
 
-# Made by write_code, of all code in this folder: 9e555da15956dc70e22f553f99795cde
+# Made by write_code, of all code in this folder: 85251391dc5e8c4e65f6956dea4c305e

@@ -251,4 +251,4 @@ def _validate_swin(config: SwinConfig) -> None:
 __all__ = ["RamConfig"]
 
 
-# Made by write_code, of all code in this folder: 9e555da15956dc70e22f553f99795cde
+# Made by write_code, of all code in this folder: 85251391dc5e8c4e65f6956dea4c305e

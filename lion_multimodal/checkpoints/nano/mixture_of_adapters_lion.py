@@ -90,7 +90,8 @@ class MixtureOfAdapters(nn.Module):
 
     def reset_parameters(self) -> None:
         """Initialise the router (the adapters initialise themselves)."""
-        if len(self.adapters) > 1:
+        # transformers 5.0 initialises whole modules after loading, and does not recognise a part of a loaded parameter.
+        if len(self.adapters) > 1 and not getattr(self.router_ratios, "_is_hf_initialized", False):
             with torch.no_grad():
                 for k in range(len(self.adapters)):
                     for level in range(NUM_LEVELS):
