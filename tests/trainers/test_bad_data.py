@@ -139,7 +139,7 @@ def test_streams_without_a_usable_row_end_with_an_error(tmp_path, processor):
     source = SourceRecipe(builder="tests.trainers.test_bad_data:empty_answers", name="empty")
     record = BadRows(max_share=0.05)
     rows = build_dataset([source], bad_rows=record)
-    with pytest.raises(TooManyBadRowsError, match="no usable row.*4 × 'has an empty answer'"):
+    with pytest.raises(TooManyBadRowsError, match="(no usable row|are unusable).*4 × 'has an empty answer'"):
         LionSFTTrainer(
             tiny_model(),
             LionSFTConfig(str(tmp_path / "b"), use_cpu=True, max_steps=2, own_streams=True),
