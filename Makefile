@@ -1,5 +1,6 @@
 # make demo   what the shipped checkpoint says about ten images that it has never seen
 # make test   linters, types, and the tests on every supported version of transformers
+# make test-ray  `lion predict --ray` on a local cluster
 # make lint, make format, make checkpoint-code, make clean
 PYTHON ?= python3
 # The full test suite runs on the newest releases and on the last transformers 4; the smoke tests run on the others.
@@ -14,6 +15,7 @@ CORE_TRANSFORMERS50 := .venv-transformers50-core
 CORE_LOWEST := .venv-lowest-core
 CORE := $(CORE_NEWEST) $(CORE_TRANSFORMERS4) $(CORE_TRANSFORMERS50) $(CORE_LOWEST)
 TORCHAO := .venv-torchao
+RAY := .venv-ray
 FULL := $(NEWEST) $(TRANSFORMERS4)
 SMALL := $(TRANSFORMERS50) $(LOWEST)
 BIN := $(NEWEST)/bin
@@ -23,7 +25,7 @@ export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-newest test-transformers4 test-smoke lint types format clean environments checkpoint-code
+.PHONY: demo test test-newest test-transformers4 test-smoke test-ray lint types format clean environments checkpoint-code
 
 demo: $(NEWEST)/.installed
 	$(BIN)/lion demo --output demo.png
@@ -56,6 +58,10 @@ test-smoke: $(patsubst %,smoke-%,$(SMALL))
 
 smoke-%: %/.installed
 	$*/bin/python -m pytest $(SMOKE)
+
+# Not part of `test`, for its size.
+test-ray: $(RAY)/.installed
+	$(RAY)/bin/python -m pytest tests/lion_multimodal/prediction/test_ray.py
 
 lint: $(NEWEST)/.installed
 	$(BIN)/ruff check .
@@ -117,6 +123,15 @@ $(TORCHAO)/.installed: $(NEWEST)/.installed
 	$(BIN)/python -m pip install --quiet --no-compile --no-deps --upgrade --target $(@D) torchao --constraint constraints/newest.txt
 	touch $@
 
+# On top of the newest environment, which stays as it is.
+$(RAY)/.installed: $(NEWEST)/.installed pyproject.toml
+	$(PYTHON) -m venv $(@D)
+	for site in $(@D)/lib/python*/site-packages; do echo $(abspath $(NEWEST))/lib/python*/site-packages >$$site/below.pth; done
+	$(PYTHON) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['ray'], \
+		sep='\n')" >$(@D)/requirements.txt
+	$(@D)/bin/python -m pip install --quiet --no-compile --requirement $(@D)/requirements.txt
+	touch $@
+
 clean:
-	rm -rf $(FULL) $(CORE) $(SMALL) $(TORCHAO) .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+	rm -rf $(FULL) $(CORE) $(SMALL) $(TORCHAO) $(RAY) .pytest_cache .mypy_cache .ruff_cache .hypothesis \
 		.import_linter_cache

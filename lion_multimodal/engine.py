@@ -188,7 +188,8 @@ class LionEngine:
         Raises:
             TypeError, ValueError: prompt, tags or level of the question cannot be taken.
         """
-        return self._text_inputs([question], [None])[1][0]
+        tags = None if isinstance(question.tags, bool) else question.tags
+        return self._text_inputs([question], [tags if tags is None or isinstance(tags, str) else ", ".join(tags)])[1][0]
 
     @torch.inference_mode()
     def answer(

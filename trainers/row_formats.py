@@ -27,7 +27,15 @@ import datasets
 
 from processing_lion import format_box, format_prompt, image_size, infer_level, parse_boxes
 from trainers.opening import open_dataset
-from trainers.rows import find_encoding_problem, read_completions, read_prompt, read_tags, split_exchanges
+from trainers.rows import (
+    IMAGE_COLUMNS,
+    SPEAKERS,
+    find_encoding_problem,
+    read_completions,
+    read_prompt,
+    read_tags,
+    split_exchanges,
+)
 
 
 logger = logging.getLogger(__name__)
@@ -39,7 +47,6 @@ BOX_FORMATS: Mapping[str, str] = {
     "xywh_fractions": "corner, width and height in fractions of the image",
     "xyxy_1000": "two corners from 0 to 1000",
 }
-IMAGE_COLUMNS = ("image", "images", "file_name", "image_path", "img_path", "image_file", "filename", "path", "url")
 _BOX_COLUMNS = ("bbox", "box", "boxes")
 _EXPRESSION_COLUMNS = (
     "expression",
@@ -539,9 +546,6 @@ def _messages(read: ReadRows, record: Mapping[str, Any], image: Any) -> None:
         _add(read, image, prompt, completions, record.get("level") or "auto", _tags(record))
 
 
-_SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-
-
 def _conversation(read: ReadRows, record: Mapping[str, Any], image: Any) -> None:
     """LLaVA's turns; Shikra's hold `<boxes>`, which stand for boxes of the record in pixels."""
     boxes = None
@@ -555,7 +559,7 @@ def _conversation(read: ReadRows, record: Mapping[str, Any], image: Any) -> None
         text = re.sub(r"\s*<image>\s*\n|\n\s*<image>\s*", "\n", str(turn["value"])).strip()
         if boxes is not None:
             text = _fill_boxes(text, turn.get("boxes_seq") or [], boxes)
-        messages.append({"role": _SPEAKERS.get(turn["from"], turn["from"]), "content": text})
+        messages.append({"role": SPEAKERS.get(turn["from"], turn["from"]), "content": text})
     exchanges = split_exchanges(messages)
     if not exchanges:
         raise ValueError("has no human turn that an answer follows")

@@ -18,6 +18,10 @@ from trainers.json_lines import append_lines, read_lines
 logger = logging.getLogger(__name__)
 
 LEVELS = ("image_level", "region_level", "auto")
+IMAGE_COLUMNS = ("image", "images", "file_name", "image_path", "img_path", "image_file", "filename", "path", "url")
+"""What the column of the image is called, the likeliest name first."""
+SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+"""Roles of messages by the names that LLaVA's conversations give them."""
 IMAGE_PLACEHOLDER = "<image>"
 _LOGGED_PER_SOURCE = 20
 # Below this number of rows a share of unusable ones says nothing.

@@ -91,6 +91,7 @@ def workplace(nano, base, stage_adapter, evaluated, tmp_path, monkeypatch) -> Pa
         scene.save(folder / name)
     row = {"image": str(folder / "picture.png"), "prompt": "Question: what is it? Short answer:", "completion": "red"}
     (folder / "rows.jsonl").write_text((json.dumps(row) + "\n") * 2)
+    (folder / "prompts.txt").write_text("Describe the image.\nQuestion: what is it? Short answer:\n")
     (folder / "recipe.yaml").write_text(RECIPE.format(model=base))
     shutil.copytree(nano, folder / "out/final")
     shutil.copytree(stage_adapter, folder / "out/stage1")

@@ -22,6 +22,8 @@ LONG = (
     "lion data prepare",  # tests/trainers/sources
     "lion finetune",  # tests/trainers/test_finetune.py
     "lion merge",
+    "lion predict hub:",  # tests/lion_multimodal/prediction
+    "lion predict photos/ --prompts-file prompts.txt --output answers.jsonl --ray",
     "lion eval --check-overlap",  # tests/lion_multimodal/evaluation/test_overlap.py
     "lion train all --config laboratory",  # tests/trainers/test_run.py
     "lion train all --config xl",

@@ -1,0 +1,229 @@
+"""
+Measures `lion predict` on many images: `python -m laboratory.speed.prediction`.
+
+Images per second of the nano in batches of 16 beside calling its pipeline image by image, and beside transformers' own
+pipeline "image-text-to-text" with a BLIP-2 of the same sizes; and the memory that 10,000 rows take. All sides read the
+same files from disk, give the same number of tokens, and take turns.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from transformers import (
+    Blip2Config,
+    Blip2ForConditionalGeneration,
+    Blip2Processor,
+    BlipImageProcessor,
+    PreTrainedTokenizerFast,
+    T5Config,
+    pipeline,
+)
+from transformers.utils import logging as transformers_logging
+
+from laboratory.speed.measurement import Side, describe_environment, median_ratio, time_interleaved
+from laboratory.world.scene import SPLITS, render, sample_scene
+from lion_multimodal.asking import load_pipeline
+from lion_multimodal.engine import LionEngine
+from lion_multimodal.prediction.inputs import Inputs, Prompt, Row, open_input
+from lion_multimodal.prediction.outputs import Output
+from lion_multimodal.prediction.runner import Options, Predictor, group_requests
+
+
+QUESTION = "Question: What is in the image? Short answer:"
+TARGETS = {"one by one": 1 / 3, "BLIP-2": 1.0, "BLIP-2, without tags": 1.0}
+# Of the memory in use when a tenth of the rows is done: what may come on top for all others.
+MOST_GROWTH = 0.03
+
+
+def draw_scenes(folder: Path, number: int, first: int = 0) -> list[str]:
+    """Scenes of the test split, PNG and JPEG in turns, in several sizes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for index in range(first, first + number):
+        image = render(sample_scene(SPLITS["test"][index % len(SPLITS["test"])]))
+        file = folder / f"{index:05d}.{('png', 'jpg')[index % 2]}"
+        image.resize((96 + 32 * (index % 3),) * 2).save(file)
+        files.append(str(file))
+    return files
+
+
+def make_blip2(model: Any, processor: Any) -> tuple[Blip2ForConditionalGeneration, Blip2Processor]:
+    """A BLIP-2 with random weights, whose parts have the sizes of a LION's."""
+    config, tokenizer = model.config, PreTrainedTokenizerFast(tokenizer_object=processor.tokenizer.backend_tokenizer)
+    tokenizer.add_special_tokens({"pad_token": "<pad>", "eos_token": "</s>", "additional_special_tokens": ["<image>"]})
+    vision, size = config.vision_config, config.vision_config.image_size
+    text = {name: value for name, value in config.text_config.to_dict().items() if name in T5Config().to_dict()}
+    peer_config = Blip2Config(
+        vision_config={
+            name: getattr(vision, name)
+            for name in (
+                "hidden_size",
+                "intermediate_size",
+                "num_hidden_layers",
+                "num_attention_heads",
+                "image_size",
+                "patch_size",
+            )
+        },
+        qformer_config={
+            **{
+                name: getattr(config.qformer_config, name)
+                for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+            },
+            "encoder_hidden_size": vision.hidden_size,
+            "vocab_size": 100,
+        },
+        text_config={**text, "model_type": "t5", "vocab_size": len(tokenizer)},
+        num_query_tokens=config.num_query_tokens,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+    )
+    torch.manual_seed(0)
+    peer = Blip2ForConditionalGeneration(peer_config).eval()
+    peer.generation_config.pad_token_id = tokenizer.pad_token_id
+    peer.generation_config.decoder_start_token_id = tokenizer.pad_token_id
+    image_processor = BlipImageProcessor(size={"height": size, "width": size})
+    return peer, Blip2Processor(image_processor, tokenizer, num_query_tokens=config.num_query_tokens)
+
+
+def compare(number: int, batch_size: int, tokens: int, repeats: int, workers: int) -> dict[str, Any]:
+    """Seconds that each side needs for the same images."""
+    length = {"num_beams": 1, "min_new_tokens": tokens, "max_new_tokens": tokens}
+    pipe = load_pipeline(device="cpu")
+    peer_model, peer_processor = make_blip2(pipe.model, pipe.processor)
+    peer = pipeline("image-text-to-text", model=peer_model, processor=peer_processor, device="cpu")
+    engine = LionEngine(pipe)
+    options = Options(batch_size, length, workers=workers)
+
+    def ask(files: list[str], no_tags: bool = False) -> list[str]:
+        inputs = Inputs([open_input(file) for file in files], Prompt(QUESTION), no_tags=no_tags)
+        batches = Predictor(engine, options).run(group_requests(inputs.requests(), batch_size))
+        return [record["generated_text"] for batch in batches for _, record in batch.answers]
+
+    def ask_peer(files: list[str]) -> list[Any]:
+        return peer(images=files, text=[QUESTION] * len(files), batch_size=batch_size, generate_kwargs=length)
+
+    with tempfile.TemporaryDirectory() as folder:
+        files = draw_scenes(Path(folder), number)
+        sides = [
+            Side("lion predict", lambda _: ask(files)),
+            Side("one by one", lambda _: [pipe(f, prompt=QUESTION, **length)[0]["generated_text"] for f in files]),
+            Side("BLIP-2", lambda _: ask_peer(files)),
+            Side("lion predict, without tags", lambda _: ask(files, no_tags=True)),
+        ]
+        load = os.getloadavg()
+        wall, processor, results = time_interleaved(sides, repeats, "cpu")
+    assert results[0] == results[1], "the answers differ"
+    assert all(len(result) == number for result in results)
+    names = [side.label for side in sides]
+    seconds, processor_seconds = dict(zip(names, wall)), dict(zip(names, processor))
+    pairs = {
+        "one by one": ("lion predict", "one by one"),
+        "BLIP-2": ("lion predict", "BLIP-2"),
+        "BLIP-2, without tags": ("lion predict, without tags", "BLIP-2"),
+    }
+    return {
+        "images": number,
+        "batch_size": batch_size,
+        "tokens": tokens,
+        "load_average": load,
+        "images_per_second": {name: number / statistics.median(rounds) for name, rounds in seconds.items()},
+        "images_per_processor_second": {n: number / statistics.median(r) for n, r in processor_seconds.items()},
+        "ratios": {name: median_ratio(seconds[a], seconds[b]) for name, (a, b) in pairs.items()},
+        "processor_ratios": {
+            name: median_ratio(processor_seconds[a], processor_seconds[b]) for name, (a, b) in pairs.items()
+        },
+        "targets": TARGETS,
+        "seconds": seconds,
+    }
+
+
+class _Repeated:
+    """The same files again and again, as rows of their own."""
+
+    name, holds_images = "repeated", False
+
+    def __init__(self, files: list[str], total: int):
+        self.files = files
+        self.total: int | None = total
+
+    def __iter__(self) -> Iterator[Row]:
+        for number, file in enumerate(itertools.islice(itertools.cycle(self.files), self.total)):
+            yield Row(number, file, Path(file))
+
+    def describe(self) -> dict[str, Any]:
+        return {"rows": self.total}
+
+
+def measure_memory(rows: int, batch_size: int, workers: int) -> dict[str, Any]:
+    """The memory in use while many rows are answered and written, in MiB, by the number of rows."""
+    process = psutil.Process()
+    engine = LionEngine(load_pipeline(device="cpu"))
+    with tempfile.TemporaryDirectory() as folder:
+        source = _Repeated(draw_scenes(Path(folder) / "scenes", 64), rows)
+        inputs = Inputs([source], Prompt(QUESTION))
+        output = Output(Path(folder) / "answers.jsonl", {"rows": rows})
+        output.check()
+        output.start()
+        groups = group_requests(inputs.requests(), batch_size)
+        curve, answered, started = [], 0, time.perf_counter()
+        for batch in Predictor(engine, Options(batch_size, {"max_new_tokens": 2}, workers=workers)).run(groups):
+            output.append(batch)
+            answered += len(batch.answers)
+            if answered % (rows // 20) < batch_size:
+                curve.append((answered, round(process.memory_info().rss / 2**20, 1)))
+        summary = output.finish()
+        curve.append((summary.answers, round(process.memory_info().rss / 2**20, 1)))
+    settled = next(mebibytes for count, mebibytes in curve if count >= rows // 10)
+    growth = max(mebibytes for count, mebibytes in curve if count >= rows // 10) / settled - 1
+    return {
+        "rows": rows,
+        "seconds": time.perf_counter() - started,
+        "mebibytes": curve,
+        "growth": growth,
+        "passed": growth <= MOST_GROWTH,
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m laboratory.speed.prediction")
+    parser.add_argument("--images", type=int, default=64, help="images in every round (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=16, help="images at a time (default: %(default)s)")
+    parser.add_argument("--tokens", type=int, default=16, help="length of every answer (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds (default: %(default)s)")
+    parser.add_argument("--workers", type=int, nargs="+", default=[2], help="threads that read images")
+    parser.add_argument("--rows", type=int, default=10_000, help="rows of the memory's curve; 0 for none")
+    parser.add_argument("--output", type=Path, default=Path("outputs/speed"), help="folder for prediction.json")
+    options = parser.parse_args(arguments)
+    transformers_logging.set_verbosity_error()
+    report: dict[str, Any] = {"environment": describe_environment(torch.get_num_threads()), "runs": []}
+    for workers in options.workers if options.images else ():
+        run = compare(options.images, options.batch_size, options.tokens, options.repeats, workers)
+        report["runs"].append({"workers": workers, **run})
+        for name, ratio in run["ratios"].items():
+            verdict = "reached" if ratio <= TARGETS[name] else "MISSED"
+            print(f"time beside {name}: {ratio:.2f}, at most {TARGETS[name]:.2f}: {verdict} ({workers} workers)")
+        for name in run["images_per_second"]:
+            rates = run["images_per_second"][name], run["images_per_processor_second"][name]
+            print(f"  {name}: {rates[0]:.1f} images/s, {rates[1]:.1f} per second of processor time")
+    if options.rows:
+        report["memory"] = measure_memory(options.rows, options.batch_size, options.workers[0])
+        memory = report["memory"]
+        verdict = "reached" if memory["passed"] else "MISSED"
+        print(f"memory over {memory['rows']} rows: {memory['growth']:+.1%} after the first tenth: {verdict}")
+    options.output.mkdir(parents=True, exist_ok=True)
+    (options.output / "prediction.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
