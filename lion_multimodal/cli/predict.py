@@ -221,13 +221,12 @@ class _Named:
 
 def _conclude(summary: Summary) -> int:
     """Say what has no answer, and give the exit status."""
-    first = _printable(shorten(summary.first or ""))
-    if summary.unreadable:
-        message = f"{summary.unreadable} of {summary.rows} images could not be read; the first: {first}"
-        print(f"lion: error: {message}", file=sys.stderr)
-    if summary.unasked:
-        more = "" if summary.unreadable else f"; the first: {first}"
-        print(f"lion: error: {summary.unasked} questions could not be asked{more}", file=sys.stderr)
+    for what, first in (
+        (f"{summary.unreadable} of {summary.images} images could not be read", summary.first_unreadable),
+        (f"{summary.unasked} questions could not be asked", summary.first_unasked),
+    ):
+        if first is not None:
+            print(f"lion: error: {what}; the first: {_printable(shorten(first))}", file=sys.stderr)
     return 1 if summary.unreadable or summary.unasked else 0
 
 

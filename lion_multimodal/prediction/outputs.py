@@ -38,17 +38,18 @@ class Summary:
 
     Args:
         answers (`int`): Questions with an answer.
-        rows (`int`): Images asked about, as often as the inputs give them.
+        images (`int`): Images asked about; one that is asked about at several places of the inputs may count again.
         unreadable (`int`): Those of them that could not be read.
         unasked (`int`): Questions that could not be asked, of rows or with prompts that are not as they should be.
-        first (`str`, *optional*): The first image or row without an answer.
+        first_unreadable, first_unasked (`str`, *optional*): The first of them.
     """
 
     answers: int = 0
-    rows: int = 0
+    images: int = 0
     unreadable: int = 0
     unasked: int = 0
-    first: str | None = None
+    first_unreadable: str | None = None
+    first_unasked: str | None = None
 
     def count(self, batch: Batch, seen: set[str]) -> None:
         """
@@ -59,14 +60,16 @@ class Summary:
         """
         self.answers += len(batch.answers)
         for _, record in batch.errors:
-            self.first = record["image"] if self.first is None else self.first
+            name = record["image"]
             if record["kind"] == "image":
-                self.unreadable += record["image"] not in seen
-                seen.add(record["image"])
+                self.unreadable += name not in seen
+                seen.add(name)
+                self.first_unreadable = name if self.first_unreadable is None else self.first_unreadable
             else:
                 self.unasked += 1
+                self.first_unasked = name if self.first_unasked is None else self.first_unasked
         if batch.is_last:
-            self.rows += batch.rows
+            self.images += batch.images
             seen.clear()
 
 

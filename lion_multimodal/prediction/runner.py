@@ -53,6 +53,11 @@ class Group:
         """How many rows it is about."""
         return len({request.row_number for request in self.requests})
 
+    @property
+    def images(self) -> int:
+        """How many images."""
+        return len({request.key for request in self.requests if request.row.error is None})
+
     def batches(self, batch_size: int) -> list[list[int]]:
         """
         What is asked at once, as places in the group. Equal questions stand together: their answers are of similar
@@ -91,7 +96,7 @@ class Batch:
         group (`int`): The group's number.
         batch (`int`): The batch's number in it.
         batches (`int`): How many there are in it.
-        rows (`int`): How many rows the group is about.
+        rows, images (`int`): How many rows and images the group is about.
         answers (`list[tuple[int, dict]]`): Records by the numbers of their requests.
         errors (`list[tuple[int, dict]]`): The same of requests that have no answer, with the reason under `error`.
     """
@@ -100,6 +105,7 @@ class Batch:
     batch: int
     batches: int
     rows: int
+    images: int
     answers: list[tuple[int, dict[str, Any]]]
     errors: list[tuple[int, dict[str, Any]]]
 
@@ -226,7 +232,15 @@ class Predictor:
                     record = answers[request.number]
                     draw(ready[request.key].image, record["boxes"], record["labels"], Path(request.drawing))
                     record["drawing"] = request.drawing
-            yield Batch(group.number, number, len(batches), group.rows, sorted(answers.items()), sorted(errors.items()))
+            yield Batch(
+                group=group.number,
+                batch=number,
+                batches=len(batches),
+                rows=group.rows,
+                images=group.images,
+                answers=sorted(answers.items()),
+                errors=sorted(errors.items()),
+            )
 
     def _answer(
         self,

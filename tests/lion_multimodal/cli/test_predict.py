@@ -81,15 +81,15 @@ def test_an_image_that_cannot_be_read_costs_no_answers(folder, capsys, batch_siz
 
 
 def test_answers_are_printed_as_they_come(folder, monkeypatch, capsys, loaded):
-    from modeling_lion import LionImageToTextPipeline
+    from lion_multimodal.engine import LionEngine
 
-    printed, call = [], LionImageToTextPipeline.__call__
+    printed, answer = [], LionEngine.answer
 
     def spy(self, *args, **kwargs):
         printed.append(capsys.readouterr().out.count("\n"))
-        return call(self, *args, **kwargs)
+        return answer(self, *args, **kwargs)
 
-    monkeypatch.setattr(LionImageToTextPipeline, "__call__", spy)
+    monkeypatch.setattr(LionEngine, "answer", spy)
     assert main(["predict", "a/1.png", "b/1.png", *FEW]) == 0
     assert printed == [0, 1]
 

@@ -165,6 +165,24 @@ def test_parquet_and_saved_datasets(folder, embedded):
         check_rows(source, (0, 1, 2, 3))
 
 
+def test_a_dataset_is_streamed_undecoded(folder):
+    """As one on the Hub is."""
+    (folder / "images").mkdir()
+    for split in ("train", "test"):
+        images = [{"bytes": b"no image", "path": None}, {"bytes": png(), "path": f"{split}.png"}]
+        columns = {"image": images, "question": ["Why?", "What?"]}
+        dataset = datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
+        dataset.to_parquet(folder / "images" / f"{split}-0.parquet")
+    rows = list(DatasetRows("images:test"))
+    assert [(row.id, row.image) for row in rows] == [(0, "images:test#0"), (1, "test.png")]
+    assert rows[1].question.prompt == "Question: What? Short answer:"
+    assert load_image(rows[1].source).size == (8, 8)
+    with pytest.raises(ValueError, match="choose a split as NAME:SPLIT; there are"):
+        DatasetRows("images")
+    with pytest.raises(ValueError, match="can't be read as a dataset"):
+        DatasetRows("images:validation")
+
+
 def test_images_and_texts_in_a_shard(folder):
     def add(tar, name, content):
         member = tarfile.TarInfo(name)

@@ -31,7 +31,7 @@ def answer_all(requests: list[Request], batch_size: int) -> list[Batch]:
             lost = [r for r in asked if r.row.image.startswith("x")]
             answers = [(r.number, record(r)) for r in asked if r not in lost]
             errors = [(r.number, {"id": r.row.id, "image": r.row.image, "kind": "image", "error": "?"}) for r in lost]
-            batches.append(Batch(group.number, number, len(parts), group.rows, answers, errors))
+            batches.append(Batch(group.number, number, len(parts), group.rows, group.images, answers, errors))
     return batches
 
 
@@ -98,7 +98,7 @@ def test_journals_torn_at_any_byte_give_the_same_output(cut, other_cut, first):
         fill(folder / "torn.jsonl", BATCHES[::2])
         part.write_bytes(part.read_bytes()[: other_cut + 1])
         summary = fill(folder / "torn.jsonl").finish(len({batch.group for batch in BATCHES}))
-        assert summary == Summary(8, 5, 1, 0, "x")
+        assert summary == Summary(8, 5, 1, 0, "x", None)
         for end in (".jsonl", ".errors.jsonl", ".jsonl.run.json"):
             assert (folder / f"torn{end}").read_bytes() == (folder / f"whole{end}").read_bytes()
         assert not (folder / "torn.jsonl.journal").exists()
@@ -130,7 +130,7 @@ def test_every_format_holds_the_same_and_is_the_same_every_time(tmp_path):
 def test_a_run_without_any_answer_makes_an_empty_output(tmp_path):
     batches = answer_all(make_requests(["x"]), 2)
     for name in ("a.jsonl", "a.parquet"):
-        assert fill(tmp_path / name, batches).finish() == Summary(0, 1, 1, 0, "x")
+        assert fill(tmp_path / name, batches).finish() == Summary(0, 1, 1, 0, "x", None)
     assert (tmp_path / "a.jsonl").read_bytes() == b""
     assert pyarrow.parquet.read_table(tmp_path / "a.parquet").num_rows == 0
     with pytest.raises(ValueError, match=r"no answer to write .* why, is in .*a\.errors\.jsonl"):

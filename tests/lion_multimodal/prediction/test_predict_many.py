@@ -81,7 +81,8 @@ def test_killed_at_several_points_the_output_is_that_of_an_uninterrupted_run(
     assert "30 answers" in out
     assert "1 of 11 images could not be read; the first: photos/a/broken.jpg" in err
 
-    for steps in (0, 2, 5, 8, 9, 10):  # nine batches; then the errors, and the output
+    # Nine batches, then the errors, then the output; and what was written before it is killed is not written again.
+    for steps in (0, 2, 5, 1, 1, 1) if name == "answers.jsonl" else (9, 1):
         killed_after(steps, [*arguments, "--output", name], monkeypatch)
         assert not Path(name).exists()
     asked = []
@@ -97,11 +98,9 @@ def test_killed_at_several_points_the_output_is_that_of_an_uninterrupted_run(
     status, out, err = predict(*arguments, "--output", name)
     assert (status, asked) == (1, [])
     assert "was complete: 30 answers" in out
-    status, out, err = predict(*arguments, "--output", name, "--num-beams", "2")
-    assert status == 1  # the last of an option counts, and the tests' own one is the last
-    status, out, err = predict(*arguments[:-4], "--output", name)
+    status, out, err = predict("photos/b", *arguments[1:], "--output", name)
     assert status == 1
-    assert "differ; --overwrite starts anew" in err
+    assert "another command: inputs differ; --overwrite starts anew" in err
 
 
 def test_an_image_is_encoded_once_whatever_is_asked_of_it(photos, prompts, predict, monkeypatch):
@@ -165,7 +164,7 @@ def test_images_of_every_kind(photos, predict, loaded):
     assert sorted(records) == sorted(kinds)
     for name, record in records.items():
         (alone,) = loaded(f"kinds/{name}", prompt=question, tags=False, num_beams=1, max_new_tokens=30)
-        assert record["boxes"] == alone["boxes"]
+        assert record["boxes"] == alone.get("boxes", [])
         size = (64, 96) if name == "turned.jpg" else kinds[name].size
         assert all(
             0 <= x <= size[0] and 0 <= y <= size[1] for x, y in (b[i : i + 2] for b in record["boxes"] for i in (0, 2))
@@ -193,12 +192,12 @@ def test_what_cannot_be_asked_costs_only_itself(photos, predict):
     assert sorted(errors) == [1, 2, 3, 4, 6, 7]
     assert [errors[number]["kind"] for number in (1, 2, 3, 4, 6, 7)] == ["row", "image", "row", "row", "image", "row"]
     assert "rows.jsonl#1: has no image" in err
-    assert "2 of 8 images could not be read; the first:" in err
-    assert "4 questions could not be asked" in err
+    assert "1 of 3 images could not be read; the first: photos/a/missing.png" in err
+    assert "4 questions could not be asked; the first: rows.jsonl#1" in err
     # Printed, it is the same.
     status, out, err = predict("rows.jsonl", "--json", *BATCH)
     assert [json.loads(line) for line in out.splitlines()] == read(Path("out.jsonl"))
-    assert "2 of 8 images could not be read" in err
+    assert "1 of 3 images could not be read" in err
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are text elsewhere")
