@@ -2,8 +2,8 @@
 Measures `lion predict` on many images: `python -m laboratory.speed.prediction`.
 
 Images per second of the nano in batches of 16 beside calling its pipeline image by image, and beside transformers' own
-pipeline "image-text-to-text" with a BLIP-2 of the same sizes; and the memory that 10,000 rows take. All sides read the
-same files from disk, give the same number of tokens, and take turns.
+pipeline "image-text-to-text" with a BLIP-2 of the same sizes, whose LLM reads as many visual tokens; and the memory
+that 10,000 rows take. All sides read the same files from disk, give the same number of tokens, and take turns.
 """
 
 import argparse
@@ -58,10 +58,13 @@ def draw_scenes(folder: Path, number: int, first: int = 0) -> list[str]:
 
 
 def make_blip2(model: Any, processor: Any) -> tuple[Blip2ForConditionalGeneration, Blip2Processor]:
-    """A BLIP-2 with random weights, whose parts have the sizes of a LION's."""
+    """A BLIP-2 with random weights; its parts have the sizes of a LION's, and its LLM reads as many visual tokens."""
     config, tokenizer = model.config, PreTrainedTokenizerFast(tokenizer_object=processor.tokenizer.backend_tokenizer)
     tokenizer.add_special_tokens({"pad_token": "<pad>", "eos_token": "</s>", "additional_special_tokens": ["<image>"]})
     vision, size = config.vision_config, config.vision_config.image_size
+    branches = model.active_branches
+    visual_tokens = config.num_query_tokens * ("qformer" in branches)
+    visual_tokens += ((size // vision.patch_size) ** 2 + 1) * ("aggregator" in branches)
     text = {name: value for name, value in config.text_config.to_dict().items() if name in T5Config().to_dict()}
     peer_config = Blip2Config(
         vision_config={
@@ -84,15 +87,16 @@ def make_blip2(model: Any, processor: Any) -> tuple[Blip2ForConditionalGeneratio
             "vocab_size": 100,
         },
         text_config={**text, "model_type": "t5", "vocab_size": len(tokenizer)},
-        num_query_tokens=config.num_query_tokens,
+        num_query_tokens=visual_tokens,
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
     )
     torch.manual_seed(0)
     peer = Blip2ForConditionalGeneration(peer_config).eval()
-    peer.generation_config.pad_token_id = tokenizer.pad_token_id
-    peer.generation_config.decoder_start_token_id = tokenizer.pad_token_id
+    for generation in (peer.generation_config, peer.language_model.generation_config):
+        generation.pad_token_id = generation.decoder_start_token_id = tokenizer.pad_token_id
+        generation.eos_token_id = tokenizer.eos_token_id
     image_processor = BlipImageProcessor(size={"height": size, "width": size})
-    return peer, Blip2Processor(image_processor, tokenizer, num_query_tokens=config.num_query_tokens)
+    return peer, Blip2Processor(image_processor, tokenizer, num_query_tokens=visual_tokens)
 
 
 def compare(number: int, batch_size: int, tokens: int, repeats: int, workers: int) -> dict[str, Any]:
@@ -164,13 +168,13 @@ class _Repeated:
         return {"rows": self.total}
 
 
-def measure_memory(rows: int, batch_size: int, workers: int) -> dict[str, Any]:
+def measure_memory(rows: int, batch_size: int, workers: int, tags: bool) -> dict[str, Any]:
     """The memory in use while many rows are answered and written, in MiB, by the number of rows."""
     process = psutil.Process()
     engine = LionEngine(load_pipeline(device="cpu"))
     with tempfile.TemporaryDirectory() as folder:
         source = _Repeated(draw_scenes(Path(folder) / "scenes", 64), rows)
-        inputs = Inputs([source], Prompt(QUESTION))
+        inputs = Inputs([source], Prompt(QUESTION), no_tags=not tags)
         output = Output(Path(folder) / "answers.jsonl", {"rows": rows})
         output.check()
         output.start()
@@ -202,6 +206,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=5, help="rounds (default: %(default)s)")
     parser.add_argument("--workers", type=int, nargs="+", default=[2], help="threads that read images")
     parser.add_argument("--rows", type=int, default=10_000, help="rows of the memory's curve; 0 for none")
+    parser.add_argument("--no-tags", action="store_true", help="no tagger in the memory's curve, which is faster")
     parser.add_argument("--output", type=Path, default=Path("outputs/speed"), help="folder for prediction.json")
     options = parser.parse_args(arguments)
     transformers_logging.set_verbosity_error()
@@ -209,14 +214,18 @@ def main(arguments: list[str] | None = None) -> int:
     for workers in options.workers if options.images else ():
         run = compare(options.images, options.batch_size, options.tokens, options.repeats, workers)
         report["runs"].append({"workers": workers, **run})
-        for name, ratio in run["ratios"].items():
+        # On a busy machine, processor time is what can be compared; that images are read beside the model is not in it.
+        for name, ratio in run["processor_ratios"].items():
             verdict = "reached" if ratio <= TARGETS[name] else "MISSED"
-            print(f"time beside {name}: {ratio:.2f}, at most {TARGETS[name]:.2f}: {verdict} ({workers} workers)")
+            print(
+                f"{name}: {ratio:.2f} in processor time, at most {TARGETS[name]:.2f}: {verdict}; "
+                f"{run['ratios'][name]:.2f} in all ({workers} workers)"
+            )
         for name in run["images_per_second"]:
             rates = run["images_per_second"][name], run["images_per_processor_second"][name]
             print(f"  {name}: {rates[0]:.1f} images/s, {rates[1]:.1f} per second of processor time")
     if options.rows:
-        report["memory"] = measure_memory(options.rows, options.batch_size, options.workers[0])
+        report["memory"] = measure_memory(options.rows, options.batch_size, options.workers[0], not options.no_tags)
         memory = report["memory"]
         verdict = "reached" if memory["passed"] else "MISSED"
         print(f"memory over {memory['rows']} rows: {memory['growth']:+.1%} after the first tenth: {verdict}")
