@@ -95,7 +95,7 @@ def run_on_ray(
     if started:
         try:
             ray.init(
-                address=None if address == "local" else address,
+                address=address,
                 include_dashboard=False if address == "local" else None,
                 log_to_driver=False,
                 logging_level=logging.WARNING,
