@@ -29,49 +29,55 @@ _LEVELS = [("Auto", "auto"), ("Image", "image_level"), ("Region", "region_level"
 _EXAMPLES = 10
 
 CSS = """
-.gradio-container {max-width: 1120px !important; margin: 0 auto; padding: 16px !important; overflow-x: hidden}
+.gradio-container {max-width: 1120px !important; margin: 0 auto; padding: 0 !important; overflow-x: hidden}
+.gradio-container > .main {padding: 16px !important}
+.html-container, .html-container .prose {padding: 0 !important; margin: 0}
 #heading h1 {font-size: 1.5rem; margin: 0 0 2px} #heading p {margin: 0; color: var(--body-text-color-subdued)}
-#image {min-height: 200px}
+#image img {width: 100%; height: 100%; object-fit: contain}
 #examples .gallery {flex-wrap: wrap; gap: 6px} #examples .gallery-item {padding: 0}
 #examples img, #examples .container {width: 52px !important; height: 52px !important; max-width: 52px; margin: 0}
-.message {border-left: 4px solid; border-radius: 4px; padding: 8px 12px; margin: 0; overflow-wrap: anywhere}
+#message:not(:has(.message)), #batch-message:not(:has(.message)), #bars:not(:has(ol)) {display: none}
+.message {border-left: 4px solid; border-radius: 4px; padding: 8px 12px; margin: 0 !important; overflow-wrap: anywhere}
 .message.error {border-color: #c62828; background: color-mix(in srgb, #c62828 12%, transparent)}
 .message.info {border-color: var(--color-accent); background: var(--background-fill-secondary)}
+.nothing {border: 1px dashed var(--border-color-primary); border-radius: 8px; padding: 24px 14px; text-align: center;
+  color: var(--body-text-color-subdued); margin: 0 !important}
 .exchange {border: 1px solid var(--border-color-primary); border-radius: 8px; padding: 12px 14px; margin: 0 0 12px}
 .exchange .asked {font-size: 0.95rem; font-weight: 500; color: var(--body-text-color-subdued); margin: 0 0 4px}
-.exchange .answer {font-size: 1.2rem; font-weight: 600; margin: 0 0 8px; overflow-wrap: anywhere}
-.exchange .drawing {width: 100%; max-width: 360px; border-radius: 6px; margin: 0 0 8px; display: block}
-.exchange .facts {font-size: 0.85rem; margin: 0 0 2px; color: var(--body-text-color-subdued); overflow-wrap: anywhere}
-.exchange .level {background: var(--background-fill-secondary); border-radius: 10px; padding: 2px 9px;
-  margin-right: 8px; color: var(--body-text-color)}
-.exchange details {font-size: 0.85rem; margin-top: 6px} .exchange summary {cursor: pointer}
+.exchange .answer {font-size: 1.15rem; font-weight: 600; margin: 0 0 8px; overflow-wrap: anywhere}
+.exchange .drawing {width: 100%; max-width: 300px; border-radius: 6px; margin: 0 0 8px; display: block}
+.exchange .facts {font-size: 0.85rem; margin: 0 0 4px; color: var(--body-text-color-subdued); overflow-wrap: anywhere}
+.exchange .level {background: var(--background-fill-secondary); border: 1px solid var(--border-color-primary);
+  border-radius: 12px; padding: 1px 9px; margin-right: 8px; color: var(--body-text-color); display: inline-block}
+.exchange details {font-size: 0.85rem} .exchange summary {cursor: pointer; color: var(--body-text-color-subdued)}
 .exchange code {white-space: pre-wrap; overflow-wrap: anywhere; display: block; margin-top: 4px}
 ol.candidates {list-style: none; margin: 0; padding: 0}
 ol.candidates li {display: grid; grid-template-columns: 1fr auto; gap: 2px 10px; margin: 0 0 10px}
 ol.candidates .name {font-weight: 600; overflow-wrap: anywhere}
-ol.candidates .track {grid-column: 1 / -1; height: 10px; border-radius: 5px; background: var(--background-fill-secondary)}
+ol.candidates .track {grid-column: 1 / -1; height: 10px; border-radius: 5px;
+  background: var(--background-fill-secondary)}
 ol.candidates .bar {display: block; height: 100%; border-radius: 5px; background: var(--color-accent); min-width: 2px}
 ol.candidates .share {grid-row: 1; grid-column: 2; font-variant-numeric: tabular-nums}
 ol.candidates .score {grid-column: 1 / -1; font-size: 0.8rem; color: var(--body-text-color-subdued)}
 """
 
 
-class ImageUpload(gr.Image):
-    """An image whose file is handed on as it was sent, so that it is this package that reads it, and says what is
-    wrong with it."""
-
-    # To the browser, it is its parent: what Gradio's own variants of components say of themselves.
-    is_template = True
-
-    def preprocess(self, payload: Any) -> str | None:
-        """The path of the uploaded file."""
-        return None if payload is None else payload.path
+def image_upload(**kwargs: Any) -> Any:
+    """
+    A `gradio.Image` whose file is handed on as it was sent, so that it is this package that reads it, and says what is
+    wrong with it. (A class of its own would make Gradio write a file beside this one.)
+    """
+    image = gr.Image(type="filepath", **kwargs)
+    image.preprocess = lambda payload: None if payload is None else payload.path
+    return image
 
 
 def theme(gradio: Any) -> Any:
     """Colours, and the fonts of the visitor's own system: none are fetched."""
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
-    return gradio.themes.Default(primary_hue="blue", secondary_hue="blue", neutral_hue="slate", **fonts)
+    plain = gradio.themes.Default(primary_hue="blue", secondary_hue="blue", neutral_hue="slate", **fonts)
+    # Gradio's own grey is too faint on white to be read easily.
+    return plain.set(body_text_color_subdued="*neutral_600", body_text_color_subdued_dark="*neutral_400")
 
 
 def build_page(engine: LionEngine) -> Any:
@@ -110,9 +116,8 @@ def _ask_tab(engine: LionEngine) -> None:
     scenes = checkpoints.demo_scenes()[:_EXAMPLES]
     with gr.Row():
         with gr.Column(scale=5, min_width=300):
-            image = ImageUpload(
+            image = image_upload(
                 label="Image",
-                type="filepath",
                 format="png",
                 sources=["upload", "webcam", "clipboard"],
                 height=320,
@@ -159,7 +164,7 @@ def _ask_tab(engine: LionEngine) -> None:
             )
             ask = gr.Button("Ask", variant="primary", elem_id="ask")
             problem = gr.HTML("", elem_id="message", padding=False)
-            answers = gr.HTML("", elem_id="answers", padding=False)
+            answers = gr.HTML(rendering.exchanges([]), elem_id="answers", padding=False)
             with gr.Accordion("Compare candidate answers", open=False, elem_id="compare"):
                 candidates = gr.Textbox(
                     label="Candidates, one a line", lines=3, placeholder="yes\nno", elem_id="candidates"
@@ -171,7 +176,7 @@ def _ask_tab(engine: LionEngine) -> None:
 
     @said
     def open_image(path: str | None) -> dict:
-        cleared = {answers: "", bars: "", problem: ""}
+        cleared = {answers: rendering.exchanges([]), bars: "", problem: ""}
         if path is None:
             gone = gr.update(choices=[], value=[], visible=False)
             return {**cleared, state: None, opened: "", tags: gone, new_tag: gr.update(visible=False)}
@@ -188,7 +193,7 @@ def _ask_tab(engine: LionEngine) -> None:
     @said
     def take_example(number: int) -> dict:
         scene = scenes[number]
-        return {image: scene.image, prompt: scene.questions[-1]["prompt"].replace("<image> ", "").replace("<image>", "")}
+        return {image: scene.image, prompt: scene.questions[-1]["prompt"].replace(" <image>", "")}
 
     @said
     def add_tag(current: Session | None, chosen: list[str], text: str) -> dict:
@@ -228,9 +233,7 @@ def _ask_tab(engine: LionEngine) -> None:
 def _batch_tab(engine: LionEngine) -> None:
     with gr.Row():
         with gr.Column(scale=5, min_width=300):
-            files = gr.File(
-                label="Images", file_count="multiple", type="filepath", height=180, elem_id="files"
-            )
+            files = gr.File(label="Images", file_count="multiple", type="filepath", height=180, elem_id="files")
             folder = gr.UploadButton("Choose a folder", file_count="directory", size="sm", elem_id="folder")
         with gr.Column(scale=6, min_width=300):
             prompt = gr.Textbox(

@@ -28,6 +28,8 @@ def message(text: str, kind: str = "error") -> str:
 
 def exchanges(asked: Sequence[Exchange]) -> str:
     """Questions and answers, the newest first."""
+    if not asked:
+        return '<p class="nothing">Answers appear here.</p>'
     return "".join(_exchange(exchange, number) for number, exchange in reversed(list(enumerate(asked, start=1))))
 
 
