@@ -26,7 +26,7 @@ SESSION_SECONDS = 3600
 
 _CLEANED_EVERY, _UPLOADS_KEPT = 1800, 2 * SESSION_SECONDS
 _LEVELS = [("Auto", "auto"), ("Image", "image_level"), ("Region", "region_level")]
-_EXAMPLES = 10
+_EXAMPLES = 7
 
 CSS = """
 .gradio-container {max-width: 1120px !important; margin: 0 auto; padding: 0 !important; overflow-x: hidden}
@@ -164,13 +164,13 @@ def _ask_tab(engine: LionEngine) -> None:
             )
             ask = gr.Button("Ask", variant="primary", elem_id="ask")
             problem = gr.HTML("", elem_id="message", padding=False)
-            answers = gr.HTML(rendering.exchanges([]), elem_id="answers", padding=False)
             with gr.Accordion("Compare candidate answers", open=False, elem_id="compare"):
                 candidates = gr.Textbox(
                     label="Candidates, one a line", lines=3, placeholder="yes\nno", elem_id="candidates"
                 )
                 score = gr.Button("Score", elem_id="score")
                 bars = gr.HTML("", elem_id="bars", padding=False)
+            answers = gr.HTML(rendering.exchanges([]), elem_id="answers", padding=False)
 
     said = functools.partial(_saying, problem)
 

@@ -36,7 +36,8 @@ def exchanges(asked: Sequence[Exchange]) -> str:
 def _exchange(exchange: Exchange, number: int) -> str:
     answer = exchange.answer
     level = f"{_LEVELS[answer.level]}, {'chosen by you' if exchange.forced else 'chosen automatically'}"
-    tags = [escape(tag) for tag in exchange.tags] + [f"<del>{escape(tag)}</del>" for tag in exchange.removed]
+    tags = [f"<ins>{escape(tag)}</ins>" if tag in exchange.added else escape(tag) for tag in exchange.tags]
+    tags += [f"<del>{escape(tag)}</del>" for tag in exchange.removed]
     text = escape(answer.text) or "<em>(an empty answer)</em>"
     if not answer.finished:
         text += ' <span class="cut" title="The answer reached the limit on its length">…</span>'

@@ -46,6 +46,7 @@ class Exchange:
         answer ([`Answer`]): What the model said.
         reads (`str`): The prompt as the model reads it, tag sentence included.
         tags (`tuple[str, ...]`): The tags in it.
+        added (`tuple[str, ...]`): Those of them that the visitor added.
         removed (`tuple[str, ...]`): What the tagger found and the visitor took out.
         forced (`bool`): Whether the visitor chose the level.
         seconds (`float`): What it took.
@@ -56,6 +57,7 @@ class Exchange:
     answer: Answer
     reads: str
     tags: tuple[str, ...]
+    added: tuple[str, ...]
     removed: tuple[str, ...]
     forced: bool
     seconds: float
@@ -170,6 +172,7 @@ def ask(
     (answer,) = engine.answer([session.image], [question])
     seconds = time.perf_counter() - started
     tags = () if isinstance(question.tags, bool) or question.tags is None else tuple(question.tags)
+    found = session.image.tags or ()
     drawing = None
     if answer.boxes:
         boxes = [[edge * session.scale for edge in box] for box in answer.boxes]
@@ -179,7 +182,8 @@ def ask(
         answer=answer,
         reads=(format_tags(tags) if tags else "") + question.text,
         tags=tags,
-        removed=tuple(tag for tag in session.image.tags or () if tag not in tags),
+        added=tuple(tag for tag in tags if tag not in found),
+        removed=tuple(tag for tag in found if tag not in tags),
         forced=level != "auto",
         seconds=seconds,
         drawing=drawing,
