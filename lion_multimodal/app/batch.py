@@ -15,7 +15,10 @@ from lion_multimodal.engine import Answer, LionEngine, Question
 
 MAX_FILES = 500
 BATCH = 8
-HEADERS = ("image", "answer", "boxes", "level", "tags", "problem")
+SHOWN = ("image", "answer", "boxes", "level", "tags")
+"""The columns of the table on the page, in which a problem stands in the place of the answer."""
+HEADERS = (*SHOWN, "problem")
+"""The columns of the CSV file."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,16 @@ class Row:
     problem: str = ""
 
     def cells(self) -> list[str]:
-        """The row of the table, in the order of `HEADERS`."""
+        """The row of the CSV file, in the order of `HEADERS`."""
         if self.answer is None:
             return [self.image, "", "", "", "", self.problem]
         boxes = json.dumps(self.answer.boxes) if self.answer.boxes else ""
         return [self.image, self.answer.text, boxes, self.answer.level, self.answer.tags or "", ""]
+
+    def shown(self) -> list[str]:
+        """The row of the table on the page, in the order of `SHOWN`."""
+        cells = self.cells()[:-1]
+        return [cells[0], f"Skipped: {self.problem}", *cells[2:]] if self.answer is None else cells
 
     def record(self) -> dict[str, Any]:
         """The row of the JSON Lines file."""

@@ -26,7 +26,7 @@ SESSION_SECONDS = 3600
 
 _CLEANED_EVERY, _UPLOADS_KEPT = 1800, 2 * SESSION_SECONDS
 _LEVELS = [("Auto", "auto"), ("Image", "image_level"), ("Region", "region_level")]
-_EXAMPLES = 7
+_EXAMPLES = 6
 
 CSS = """
 .gradio-container {max-width: 1120px !important; margin: 0 auto; padding: 0 !important; overflow-x: hidden}
@@ -45,12 +45,13 @@ CSS = """
 .exchange {border: 1px solid var(--border-color-primary); border-radius: 8px; padding: 12px 14px; margin: 0 0 12px}
 .exchange .asked {font-size: 0.95rem; font-weight: 500; color: var(--body-text-color-subdued); margin: 0 0 4px}
 .exchange .answer {font-size: 1.15rem; font-weight: 600; margin: 0 0 8px; overflow-wrap: anywhere}
-.exchange .drawing {width: 100%; max-width: 300px; border-radius: 6px; margin: 0 0 8px; display: block}
+.exchange .drawing {width: 100%; max-width: 260px; border-radius: 6px; margin: 0 0 8px; display: block}
 .exchange .facts {font-size: 0.85rem; margin: 0 0 4px; color: var(--body-text-color-subdued); overflow-wrap: anywhere}
 .exchange .level {background: var(--background-fill-secondary); border: 1px solid var(--border-color-primary);
   border-radius: 12px; padding: 1px 9px; margin-right: 8px; color: var(--body-text-color); display: inline-block}
 .exchange details {font-size: 0.85rem} .exchange summary {cursor: pointer; color: var(--body-text-color-subdued)}
 .exchange code {white-space: pre-wrap; overflow-wrap: anywhere; display: block; margin-top: 4px}
+#table td, #table th, #table span {font-family: var(--font)}
 ol.candidates {list-style: none; margin: 0; padding: 0}
 ol.candidates li {display: grid; grid-template-columns: 1fr auto; gap: 2px 10px; margin: 0 0 10px}
 ol.candidates .name {font-weight: 600; overflow-wrap: anywhere}
@@ -247,13 +248,13 @@ def _batch_tab(engine: LionEngine) -> None:
             start = gr.Button("Answer all", variant="primary", elem_id="batch-start")
     problem = gr.HTML("", elem_id="batch-message", padding=False)
     table = gr.Dataframe(
-        headers=list(batch.HEADERS),
+        headers=list(batch.SHOWN),
         datatype="str",
         interactive=False,
         wrap=True,
         show_label=False,
         max_height=480,
-        column_widths=["14%", "28%", "16%", "12%", "16%", "14%"],
+        column_widths=["17%", "35%", "18%", "12%", "18%"],
         visible=False,
         elem_id="table",
     )
@@ -269,7 +270,7 @@ def _batch_tab(engine: LionEngine) -> None:
             for some in batch.answer_files(engine, sources, text, wanted, tagged):
                 rows += some
                 state = rendering.message(f"{len(rows)} of {len(sources)} …", "info")
-                yield {**hidden, problem: state, table: gr.update(value=[row.cells() for row in rows], visible=True)}
+                yield {**hidden, problem: state, table: gr.update(value=[row.shown() for row in rows], visible=True)}
         except PageError as error:
             yield {**hidden, problem: rendering.message(str(error))}
             return

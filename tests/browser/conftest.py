@@ -11,8 +11,8 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not 
 
 # Chromium talks to nobody but the page.
 ARGUMENTS = (
-    "--no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update --disable-sync "
-    "--use-fake-ui-for-media-stream --use-fake-device-for-media-stream"
+    "--no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update "
+    "--disable-sync"
 )
 DESKTOP = {"width": 1180, "height": 860}
 PHONE = {"width": 390, "height": 844}
@@ -62,7 +62,7 @@ def visit(chromium, address):
         page.on("request", note)
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(address)
-        page.wait_for_selector("#ask")
+        page.wait_for_selector("#examples img")
         return page
 
     yield open_page
