@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lion_multimodal.app.library import import_gradio
 
 
 if TYPE_CHECKING:
@@ -13,15 +14,10 @@ if TYPE_CHECKING:
     from lion_multimodal.engine import LionEngine
 
 
-logger = logging.getLogger(__name__)
-
 QUEUE = 32
 """Requests that may wait; further ones are told that the page is busy."""
 SESSIONS = 200
 """Visitors whose image is kept, each for an hour at most."""
-
-# Nothing of a page is reported to anybody, and nothing of it is kept in the browser's storage.
-_ENVIRONMENT = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False"}
 
 
 def launch(
@@ -80,19 +76,3 @@ def launch(
         css=CSS,
     )
     return page, local, public
-
-
-def import_gradio() -> Any:
-    """
-    Gradio, told to keep what happens on the page to itself.
-
-    Raises:
-        ImportError: the extra `app` is not installed.
-    """
-    from modeling_lion.extras_lion import needs_extra
-
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    with needs_extra("app", "lion app", "gradio"):
-        import gradio
-    return gradio

@@ -11,7 +11,7 @@ from typing import Any
 
 from lion_multimodal import checkpoints
 from lion_multimodal.app import batch, rendering, session
-from lion_multimodal.app.launching import import_gradio
+from lion_multimodal.app.library import import_gradio
 from lion_multimodal.app.session import PageError, Session
 from lion_multimodal.engine import LionEngine
 
@@ -77,8 +77,14 @@ def theme(gradio: Any) -> Any:
     """Colours, and the fonts of the visitor's own system: none are fetched."""
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     plain = gradio.themes.Default(primary_hue="blue", secondary_hue="blue", neutral_hue="slate", **fonts)
-    # Gradio's own grey is too faint on white to be read easily.
-    return plain.set(body_text_color_subdued="*neutral_600", body_text_color_subdued_dark="*neutral_400")
+    # Gradio's own grey on white, and its white on blue, are too faint to be read easily.
+    return plain.set(
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_400",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_dark="*primary_700",
+    )
 
 
 def build_page(engine: LionEngine) -> Any:
