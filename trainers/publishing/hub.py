@@ -77,8 +77,10 @@ class HubRepo:
         self.files = [sibling.rfilename for sibling in info.siblings or ()]
 
     def _make(self, private: bool | None) -> RepoUrl:
-        sdk = {"space_sdk": "gradio"} if self.repo_type == "space" else {}
-        return self.api.create_repo(self.repo_id, private=private, exist_ok=True, repo_type=self.repo_type, **sdk)
+        sdk = "gradio" if self.repo_type == "space" else None
+        return self.api.create_repo(
+            self.repo_id, private=private, exist_ok=True, repo_type=self.repo_type, space_sdk=sdk
+        )
 
     def _info(self, revision: str) -> Any:
         return self.api.repo_info(self.repo_id, revision=revision, repo_type=self.repo_type)
