@@ -24,6 +24,7 @@ class PieceStreamer(BaseStreamer):
 
     def __init__(self, tokenizer: Any, ends: Sequence[int], emit: Callable[[int, str], None], size: int):
         self._tokenizer, self._ends, self._emit = tokenizer, frozenset(ends), emit
+        self._cleans_up = bool(getattr(tokenizer, "clean_up_tokenization_spaces", False))
         self._tokens: list[list[int]] = [[] for _ in range(size)]
         self._texts, self.sent, self._ended = [""] * size, [""] * size, [False] * size
 
@@ -37,8 +38,10 @@ class PieceStreamer(BaseStreamer):
                 continue
             self._tokens[row].append(token)
             text = self._tokenizer.decode(self._tokens[row], skip_special_tokens=True).lstrip()
-            # Blanks before a full stop, and characters of which only some bytes are there, change with the next token.
+            # Characters of which only some bytes are there change with the next token, and so may blanks.
             stable = os.path.commonprefix([self._texts[row], text]).rstrip(" \n\ufffd")
+            if self._cleans_up:  # "do n" becomes "don't"
+                stable = stable.rpartition(" ")[0].rstrip(" \n\ufffd")
             self._texts[row] = text
             if len(stable) > len(self.sent[row]) and stable.startswith(self.sent[row]):
                 self._emit(row, stable[len(self.sent[row]) :])
