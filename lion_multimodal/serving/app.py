@@ -254,10 +254,12 @@ class Gate:
             if message["type"] == "http.disconnect":
                 raise _ClientGone
             body += message.get("body", b"")
+            is_last = not message.get("more_body", False)
             if len(body) > self._settings.max_request_bytes:
-                await self._discard(headers, receive)
+                if not is_last:
+                    await self._discard(headers, receive)
                 self._check_length(str(len(body)))
-            if not message.get("more_body", False):
+            if is_last:
                 return bytes(body)
 
     async def _discard(self, headers: dict[bytes, str], receive: Receive) -> None:

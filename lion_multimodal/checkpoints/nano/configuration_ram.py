@@ -251,4 +251,4 @@ def _validate_swin(config: SwinConfig) -> None:
 __all__ = ["RamConfig"]
 
 
-# Made by write_code, of all code in this folder: a210e0b258424129833b14f80d658342
+# Made by write_code, of all code in this folder: 509edfa656b299ff8bcca496b84a3e01

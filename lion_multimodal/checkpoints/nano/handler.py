@@ -69,6 +69,8 @@ class EndpointHandler:
                 raise ValueError(f"`parameters` may have {', '.join(PARAMETERS)}; got {name!r}")
             if name in MOST and not (isinstance(value, int) and 1 <= value <= MOST[name]):
                 raise ValueError(f"`{name}` must be an integer from 1 to {MOST[name]}, got {value!r}")
+        if isinstance(parameters.get("prompt"), list) and len(parameters["prompt"]) > MOST_IMAGES:
+            raise ValueError(f"`prompt` must hold at most {MOST_IMAGES} prompts, got {len(parameters['prompt'])}")
         inputs = data["inputs"]
         if not isinstance(inputs, list):
             return self.pipe(_sample(inputs), **parameters)

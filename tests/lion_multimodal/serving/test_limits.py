@@ -20,9 +20,7 @@ from tests.lion_multimodal.serving.conftest import CAPTION, WHERE, data_url, ima
 
 def refused(running, *args, **options) -> openai.APIStatusError:
     with pytest.raises(openai.APIStatusError) as caught:
-        answer = running.ask(*args, **options)
-        if options.get("stream"):
-            list(answer)
+        running.ask(*args, **options)
     assert set(caught.value.body) == {"message", "type", "param", "code"}
     return caught.value
 
@@ -288,11 +286,10 @@ def test_a_stream_that_nobody_reads_ends(engine, slow_steps):
 
 def test_a_stream_that_takes_too_long_says_so(engine, slow_steps):
     with serving(engine, request_timeout=1.0) as running:
-        pieces = []
+        stream = running.ask(CAPTION, stream=True, max_tokens=200)
+        assert next(stream).choices[0].delta.role == "assistant"
         with pytest.raises(openai.APIError, match="more than 1 seconds"):
-            for chunk in running.ask(CAPTION, stream=True, max_tokens=200):
-                pieces.append(chunk)
-        assert pieces
+            list(stream)
         wait_for(lambda: running.service.unfinished == 0)
 
 
@@ -341,7 +338,7 @@ def test_no_request_is_the_servers_fault(running, fields, whole):
         (b"[]", "must be a JSON object"),
         (b'"x"', "must be a JSON object"),
         (b"\xff\xfe", "must be"),
-        (b"[" * 100_000, "must be"),
+        (b"[" * 100_000, "parsing the body"),
     ],
 )
 def test_bodies_that_are_no_request(running, body, message):
