@@ -90,10 +90,9 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--port must be 0 to 65535, got {args.port}")
 
     given = {name: getattr(args, name, None) for name in ServerSettings.__dataclass_fields__}
-    settings = {name: value for name, value in given.items() if value is not None}
-    settings["model_name"] = args.served_model_name or _name(args.adapter or args.model)
-    settings["api_keys"] = api_keys(args.api_key_file)
-    settings = ServerSettings(**settings)
+    limits = {name: value for name, value in given.items() if value is not None}
+    limits["model_name"] = args.served_model_name or _name(args.adapter or args.model)
+    settings = ServerSettings(**{**limits, "api_keys": api_keys(args.api_key_file)})
     bound = bind(args.host, args.port)
     with bound:
         from lion_multimodal.engine import LionEngine

@@ -9,7 +9,7 @@ import hmac
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -60,11 +60,12 @@ def create_app(engine: LionEngine, settings: ServerSettings | None = None) -> Fa
     app = FastAPI(title="LION", version=__version__, lifespan=lifespan, redoc_url=None)
     app.state.service = service
     app.add_middleware(Gate, service=service)
-    model = {"id": service.settings.model_name, "object": "model", "created": int(time.time()), "owned_by": "lion"}
+    name_of_model = service.settings.model_name
+    model = {"id": name_of_model, "object": "model", "created": int(time.time()), "owned_by": "lion"}
 
     def check_model(name: str | None) -> None:
-        if name not in (None, model["id"]):
-            message = f"The model `{name}` does not exist; this server's is `{model['id']}`."
+        if name not in (None, name_of_model):
+            message = f"The model `{name}` does not exist; this server's is `{name_of_model}`."
             raise APIError(404, message, code="model_not_found", param="model")
 
     @app.post(CHAT)
@@ -72,11 +73,11 @@ def create_app(engine: LionEngine, settings: ServerSettings | None = None) -> Fa
         """Ask about an image."""
         check_model(body.model)
         if not body.stream:
-            return JSONResponse(completion(await service.ask(body, request.state.ticket), model["id"]))
+            return JSONResponse(completion(await service.ask(body, request.state.ticket), name_of_model))
         answers = service.stream(body, request.state.ticket)
         # What can go wrong goes wrong before the first words, and is answered as an error.
         first = await anext(answers)
-        events = _events(first, answers, Chunks(model["id"], _wants_usage(body)))
+        events = _events(first, answers, Chunks(name_of_model, _wants_usage(body)))
         return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
 
     @app.get("/v1/models")
@@ -101,7 +102,7 @@ def create_app(engine: LionEngine, settings: ServerSettings | None = None) -> Fa
         """Whether requests are taken."""
         if not service.is_ready:
             raise shutting_down()
-        return {"status": "ok", "model": model["id"]}
+        return {"status": "ok", "model": name_of_model}
 
     @app.get("/metrics")
     def metrics() -> Response:
@@ -288,7 +289,7 @@ def _replay(body: bytes) -> Receive:
     return receive
 
 
-async def _while_connected(work: Coroutine[Any, Any, None], receive: Receive) -> None:
+async def _while_connected(work: Awaitable[None], receive: Receive) -> None:
     """Do something as long as the client is there."""
 
     async def gone() -> None:
