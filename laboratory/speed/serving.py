@@ -197,11 +197,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         ("unbatched_before", options.seconds / 4, (*plain, "--max-batch-size", "1")),
         ("batched", options.seconds, plain),
         ("unbatched_after", options.seconds / 4, (*plain, "--max-batch-size", "1")),
-        (
-            "overload",
-            options.seconds / 8,
-            ("--image-cache-bytes", "0", "--max-queue", str(max(1, options.clients // 4))),
-        ),
+        ("overload", options.seconds / 8, few),
     )
     for name, seconds, settings in phases:
         with server(*settings) as (url, pid):
