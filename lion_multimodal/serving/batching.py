@@ -60,6 +60,11 @@ class Batcher(Generic[T]):
             del self._groups[item.key]
         return True
 
+    def hurry(self) -> None:
+        """Wait for nothing any more: no others will come."""
+        self._max_wait = 0.0
+        self._changed.set()
+
     async def run(self) -> None:
         """Process batches until this is cancelled."""
         while True:

@@ -140,6 +140,8 @@ class Service:
     async def finish(self, timeout: float) -> int:
         """Take no more requests, and wait for those that were taken; the number of those that took too long."""
         self.is_stopping = True
+        if self._batcher is not None:
+            self._batcher.hurry()
         end = time.monotonic() + timeout
         while self._tickets and time.monotonic() < end:
             await asyncio.sleep(0.02)

@@ -3,6 +3,7 @@
 import http.client
 import io
 import json
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -376,6 +377,40 @@ def test_other_places(running):
 def test_settings_that_are_none(name, value):
     with pytest.raises(ValueError, match=f"`{name}` must be"):
         ServerSettings(**{name: value})
+
+
+def test_while_it_stops_a_server_answers_what_it_has_accepted_and_nothing_else(engine, held):
+    with serving(engine, max_batch_size=1) as running, ThreadPoolExecutor(3) as pool:
+        accepted = [pool.submit(running.ask, WHERE) for _ in range(2)]
+        accepted.append(pool.submit(lambda: list(running.ask(WHERE, stream=True))))
+        wait_for(lambda: running.service.unfinished == 3 and held.batches)
+        running.server.handle_exit(signal.SIGTERM, None)
+        wait_for(lambda: running.service.is_stopping)
+        error = refused(running, "What is it?")
+        assert (error.status_code, error.code) == (503, "shutting_down")
+        assert int(error.response.headers["Retry-After"]) > 0
+        connection = http.client.HTTPConnection(running.url.removeprefix("http://"), timeout=60)
+        for path, status in (("/health/ready", 503), ("/health/live", 200)):
+            connection.request("GET", path)
+            response = connection.getresponse()
+            response.read()
+            assert response.status == status
+        connection.close()
+        held.set()
+        first, second, pieces = (asked.result(60) for asked in accepted)
+        assert first.choices[0].message.boxes == second.choices[0].message.boxes
+        assert pieces[-1].choices[0].delta.boxes == first.choices[0].message.boxes
+    assert running.server.lost == 0
+
+
+def test_what_takes_longer_than_stopping_may_is_answered_503_and_counted(engine, held):
+    with serving(engine, shutdown_timeout=0.3) as running, ThreadPoolExecutor(1) as pool:
+        accepted = pool.submit(refused, running, WHERE)
+        wait_for(lambda: held.batches)
+        running.server.handle_exit(signal.SIGTERM, None)
+        assert accepted.result(60).status_code == 503
+        held.set()
+    assert running.server.lost == 1
 
 
 def test_threads_are_left_over_by_no_server(engine):
