@@ -100,7 +100,7 @@ class LionPreTrainedModel(SelfContainedModel):
         "LionVisionAggregatorLayer",
         "LionVisionBlock",
     ]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["past_key_values", "cache"]
     _supports_flex_attn = FLEX_TAKES_BIAS
     _can_compile_fullgraph = True
     _auto_map: ClassVar[dict[str, str]] = LION_AUTO_MAP
@@ -494,7 +494,7 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
                     "latter); to get an answer, call `generate`."
                 )
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
-            if decoder_attention_mask is None and "past_key_values" not in kwargs:
+            if decoder_attention_mask is None and not {"past_key_values", "cache"} & kwargs.keys():
                 decoder_attention_mask = (labels != _IGNORED_LABEL).long()
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
