@@ -389,7 +389,7 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
             image_features = image_features.select([0] * batch_size)
         if image_features.num_images != batch_size:
             raise ValueError(
-                f"{image_features.num_images} pictures for {batch_size} instructions: give one picture per row of "
+                f"{image_features.num_images} images for {batch_size} instructions: give one image per row of "
                 "`input_ids`, or a single one for all (`image_features.select` repeats rows)."
             )
 

@@ -100,7 +100,7 @@ class LionPreTrainedModel(SelfContainedModel):
         "LionVisionAggregatorLayer",
         "LionVisionBlock",
     ]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["past_key_values", "cache"]
     _supports_flex_attn = FLEX_TAKES_BIAS
     _can_compile_fullgraph = True
     _auto_map: ClassVar[dict[str, str]] = LION_AUTO_MAP
@@ -389,7 +389,7 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
             image_features = image_features.select([0] * batch_size)
         if image_features.num_images != batch_size:
             raise ValueError(
-                f"{image_features.num_images} pictures for {batch_size} instructions: give one picture per row of "
+                f"{image_features.num_images} images for {batch_size} instructions: give one image per row of "
                 "`input_ids`, or a single one for all (`image_features.select` repeats rows)."
             )
 
@@ -494,7 +494,7 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
                     "latter); to get an answer, call `generate`."
                 )
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
-            if decoder_attention_mask is None and "past_key_values" not in kwargs:
+            if decoder_attention_mask is None and not {"past_key_values", "cache"} & kwargs.keys():
                 decoder_attention_mask = (labels != _IGNORED_LABEL).long()
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
