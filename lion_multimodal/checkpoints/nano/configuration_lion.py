@@ -377,4 +377,4 @@ _PRESETS: dict[str, dict] = {
 }
 
 
-# Made by write_code, of all code in this folder: b46ba36bade86f826c8eb228786688af
+# Made by write_code, of all code in this folder: 56cc4bab00bc684b0a7dc0ee58e9e529
