@@ -251,4 +251,4 @@ def _validate_swin(config: SwinConfig) -> None:
 __all__ = ["RamConfig"]
 
 
-# Made by write_code, of all code in this folder: 509edfa656b299ff8bcca496b84a3e01
+# Made by write_code, of all code in this folder: 0050bfe6f9c674c34d9045cd69112e58

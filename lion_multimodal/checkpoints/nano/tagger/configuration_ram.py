@@ -251,4 +251,4 @@ def _validate_swin(config: SwinConfig) -> None:
 __all__ = ["RamConfig"]
 
 
-# Made by write_code, of all code in this folder: 6d734056bb95d11148772aa8e40ba2c7
+# Made by write_code, of all code in this folder: d561bfd43c08826ffd213ef0305675e0
