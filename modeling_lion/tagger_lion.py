@@ -1,4 +1,4 @@
-"""Pictures to tags: a RAM tagger together with the preprocessing that it was trained with."""
+"""Images to tags: a RAM tagger together with the preprocessing that it was trained with."""
 
 import os
 from collections.abc import Sequence

@@ -377,4 +377,4 @@ _PRESETS: dict[str, dict] = {
 }
 
 
-# Made by write_code, of all code in this folder: b9663c0b0cd0c05ff98a944bd70a730f
+# Made by write_code, of all code in this folder: 0050bfe6f9c674c34d9045cd69112e58

@@ -342,7 +342,7 @@ class LionProcessor(ProcessorMixin):
             count = len(encoded["pixel_values"])
             if text is not None and count != len(texts):
                 raise ValueError(
-                    f"images: got {count} for {len(texts)} texts; give one for each. To ask one picture several "
+                    f"images: got {count} for {len(texts)} texts; give one for each. To ask one image several "
                     "questions, repeat it, or encode it once with model.encode_images and pass images=None here"
                 )
             data = {**encoded, **data}
