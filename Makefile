@@ -87,7 +87,7 @@ $(patsubst %,%/.installed,$(FULL) $(CORE) $(SMALL)): pyproject.toml $(wildcard c
 
 $(patsubst %,%/.installed,$(FULL)):
 	$(PYTHON) -m venv $(@D)
-	$(PIP) --editable ".[train,evaluation,quantization,dev]"
+	$(PIP) --editable ".[train,evaluation,quantization,serve,dev]"
 	touch $@
 
 # One after the other: both write beside the code what setuptools knows of it.

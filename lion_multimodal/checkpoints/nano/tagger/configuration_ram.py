@@ -251,4 +251,4 @@ def _validate_swin(config: SwinConfig) -> None:
 __all__ = ["RamConfig"]
 
 
-# Made by write_code, of all code in this folder: e4d4c2d4a6ab0cec456eb8e7e5ef6af1
+# Made by write_code, of all code in this folder: d561bfd43c08826ffd213ef0305675e0
