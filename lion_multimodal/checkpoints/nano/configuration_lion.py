@@ -377,4 +377,4 @@ _PRESETS: dict[str, dict] = {
 }
 
 
-# Made by write_code, of all code in this folder: 866abe189835e7c37169b1d5a0ca6d45
+# Made by write_code, of all code in this folder: aa4db3834be76b2c0ca60165d563e2e5

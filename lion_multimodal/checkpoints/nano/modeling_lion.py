@@ -658,6 +658,7 @@ if False:  # Never runs: names the files that belong to this one, for transforme
     from .configuration_ram import __name__ as _
     from .validation_lion import __name__ as _
     from .attention_lion import __name__ as _
+    from .handler import __name__ as _
     from .hub_lion import __name__ as _
     from .language_model_lion import __name__ as _
     from .mixture_of_adapters_lion import __name__ as _
