@@ -1,6 +1,7 @@
 # make demo   what the shipped checkpoint says about ten images that it has never seen
 # make test   linters, types, and the tests on every supported version of transformers
 # make test-ray  `lion predict --ray` on a local cluster
+# make test-browser   the page of lion app in Chromium; make screenshots draws its pictures for the documentation
 # make lint, make format, make checkpoint-code, make clean
 PYTHON ?= python3
 # The full test suite runs on the newest releases and on the last transformers 4; the smoke tests run on the others.
@@ -16,6 +17,7 @@ CORE_LOWEST := .venv-lowest-core
 CORE := $(CORE_NEWEST) $(CORE_TRANSFORMERS4) $(CORE_TRANSFORMERS50) $(CORE_LOWEST)
 TORCHAO := .venv-torchao
 RAY := .venv-ray
+APP := .venv-app
 FULL := $(NEWEST) $(TRANSFORMERS4)
 SMALL := $(TRANSFORMERS50) $(LOWEST)
 BIN := $(NEWEST)/bin
@@ -25,7 +27,7 @@ export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-newest test-transformers4 test-smoke test-ray lint types format clean environments checkpoint-code
+.PHONY: demo test test-browser screenshots test-newest test-transformers4 test-smoke test-ray lint types format clean environments checkpoint-code
 
 demo: $(NEWEST)/.installed
 	$(BIN)/lion demo --output demo.png
@@ -47,9 +49,10 @@ test-newest: environments
 	LION_CORE_PYTHONS=$(subst $(empty) ,:,$(patsubst %,$(abspath .)/%/bin/python,$(CORE))) \
 	$(BIN)/python -m pytest
 
+# The experiments and the distributions are tested once.
 test-transformers4: environments
 	PYTHONPATH=$(TORCHAO) $(TRANSFORMERS4)/bin/python -m pytest tests/modeling_lion/test_quantization.py -k torchao
-	$(TRANSFORMERS4)/bin/python -m pytest
+	$(TRANSFORMERS4)/bin/python -m pytest $(addprefix --ignore=tests/,laboratory packaging)
 
 # Parity and generation, saving and loading, the pipelines, training.
 SMOKE := tests/modeling_lion/test_lion_parity.py tests/modeling_lion/test_pipeline.py tests/processing_lion/test_saving.py \
@@ -62,6 +65,12 @@ smoke-%: %/.installed
 # Not part of `test`, for its size.
 test-ray: $(RAY)/.installed
 	$(RAY)/bin/python -m pytest tests/lion_multimodal/prediction/test_ray.py
+# What needs Gradio, and what needs a browser besides.
+test-browser: $(APP)/.installed
+	$(APP)/bin/python -m pytest tests/lion_multimodal/app/test_page.py tests/lion_multimodal/app/test_space.py tests/browser
+
+screenshots: $(APP)/.installed
+	LION_SCREENSHOTS=docs/images $(APP)/bin/python -m pytest tests/browser
 
 lint: $(NEWEST)/.installed
 	$(BIN)/ruff check .
@@ -92,7 +101,7 @@ $(patsubst %,%/.installed,$(FULL) $(CORE) $(SMALL)): pyproject.toml $(wildcard c
 
 $(patsubst %,%/.installed,$(FULL)):
 	$(PYTHON) -m venv $(@D)
-	$(PIP) --editable ".[train,evaluation,quantization,dev]"
+	$(PIP) --editable ".[train,evaluation,quantization,serve,dev]"
 	touch $@
 
 # One after the other: both write beside the code what setuptools knows of it.
@@ -134,4 +143,16 @@ $(RAY)/.installed: $(NEWEST)/.installed pyproject.toml
 
 clean:
 	rm -rf $(FULL) $(CORE) $(SMALL) $(TORCHAO) $(RAY) .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+# On top of the newest environment: Gradio needs Pillow 12.
+$(APP)/.installed: $(NEWEST)/.installed pyproject.toml constraints/newest.txt
+	$(PYTHON) -m venv $(@D)
+	for site in $(@D)/lib/python*/site-packages; do \
+		echo $(abspath $(NEWEST))/lib/python*/site-packages >$$site/below.pth; done
+	$(call REQUIREMENTS,app)
+	grep -v '^Pillow==' constraints/newest.txt >$(@D)/constraints.txt
+	$(@D)/bin/python -m pip install --quiet --constraint $(@D)/constraints.txt --requirement $(@D)/requirements.txt playwright
+	touch $@
+
+clean:
+	rm -rf $(FULL) $(CORE) $(SMALL) $(TORCHAO) $(APP) .pytest_cache .mypy_cache .ruff_cache .hypothesis \
 		.import_linter_cache

@@ -18,6 +18,7 @@ COMMANDS = command_lines()
 
 # Taken to the end by other tests at a small size, or no work of this project: here, their arguments are read.
 LONG = (
+    "lion app",  # tests/lion_multimodal/app, tests/browser
     "accelerate launch",  # tests/trainers/test_distributed.py
     "lion data prepare",  # tests/trainers/sources
     "lion finetune",  # tests/trainers/test_finetune.py
@@ -25,6 +26,7 @@ LONG = (
     "lion predict hub:",  # tests/lion_multimodal/prediction
     "lion predict photos/ --prompts-file prompts.txt --output answers.jsonl --ray",
     "lion eval --check-overlap",  # tests/lion_multimodal/evaluation/test_overlap.py
+    "lion serve",  # tests/lion_multimodal/serving
     "lion train all --config laboratory",  # tests/trainers/test_run.py
     "lion train all --config xl",
     "lion train all --config xxl",
