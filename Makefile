@@ -135,14 +135,12 @@ $(TORCHAO)/.installed: $(NEWEST)/.installed
 # On top of the newest environment, which stays as it is.
 $(RAY)/.installed: $(NEWEST)/.installed pyproject.toml
 	$(PYTHON) -m venv $(@D)
-	for site in $(@D)/lib/python*/site-packages; do echo $(abspath $(NEWEST))/lib/python*/site-packages >$$site/below.pth; done
-	$(PYTHON) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['ray'], \
-		sep='\n')" >$(@D)/requirements.txt
-	$(@D)/bin/python -m pip install --quiet --no-compile --requirement $(@D)/requirements.txt
+	for site in $(@D)/lib/python*/site-packages; do \
+		echo $(abspath $(NEWEST))/lib/python*/site-packages >$$site/below.pth; done
+	$(call REQUIREMENTS,ray)
+	$(@D)/bin/python -m pip install --quiet --no-compile --constraint constraints/newest.txt --requirement $(@D)/requirements.txt
 	touch $@
 
-clean:
-	rm -rf $(FULL) $(CORE) $(SMALL) $(TORCHAO) $(RAY) .pytest_cache .mypy_cache .ruff_cache .hypothesis \
 # On top of the newest environment: Gradio needs Pillow 12.
 $(APP)/.installed: $(NEWEST)/.installed pyproject.toml constraints/newest.txt
 	$(PYTHON) -m venv $(@D)
@@ -154,5 +152,5 @@ $(APP)/.installed: $(NEWEST)/.installed pyproject.toml constraints/newest.txt
 	touch $@
 
 clean:
-	rm -rf $(FULL) $(CORE) $(SMALL) $(TORCHAO) $(APP) .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+	rm -rf $(FULL) $(CORE) $(SMALL) $(TORCHAO) $(APP) $(RAY) .pytest_cache .mypy_cache .ruff_cache .hypothesis \
 		.import_linter_cache
