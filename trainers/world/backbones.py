@@ -314,13 +314,14 @@ class Phases:
         learner: nn.Module,
         batches: Dataset,
         is_trained: Callable[[str], bool] = lambda name: True,
+        learning_rate: float | None = None,
     ) -> None:
         """Train `teacher`'s parameters that `is_trained` names; keep the state of `learner`, a part of it."""
         directory = self.output_dir / phase
         finished = directory / _WEIGHTS
         for name, parameter in teacher.named_parameters():
             parameter.requires_grad_(is_trained(name))
-        rate = _LEARNING_RATES[phase]
+        rate = _LEARNING_RATES[phase] if learning_rate is None else learning_rate
         args = TrainingArguments(
             output_dir=str(directory),
             max_steps=self.steps[phase],
