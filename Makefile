@@ -1,6 +1,6 @@
 # make demo   what the shipped checkpoint says about ten pictures that it has never seen
 # make test   linters, types, and the tests on both supported transformers
-# make lint, make format, make clean
+# make lint, make format, make checkpoint-code, make clean
 PYTHON ?= python3
 TRANSFORMERS5 := .venv
 TRANSFORMERS4 := .venv-transformers4
@@ -14,7 +14,7 @@ export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-transformers5 test-transformers4 lint types format clean environments
+.PHONY: demo test test-transformers5 test-transformers4 lint types format clean environments checkpoint-code
 
 demo: $(TRANSFORMERS5)/.installed
 	$(BIN)/lion demo --output demo.png
@@ -47,6 +47,10 @@ format: $(TRANSFORMERS5)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The code files of the shipped checkpoints, generated from the packages.
+checkpoint-code: $(TRANSFORMERS5)/.installed
+	$(BIN)/python -m laboratory.checkpoint_code
+
 # Everything, on transformers 5 and on transformers 4; versions stand in pyproject.toml.
 $(TRANSFORMERS5)/.installed: EXTRAS := train,evaluation,quantization,dev,transformers5
 $(TRANSFORMERS4)/.installed: EXTRAS := train,evaluation,quantization,dev,transformers4
@@ -59,8 +63,8 @@ $(TRANSFORMERS5)/.installed $(TRANSFORMERS4)/.installed: pyproject.toml
 $(TRANSFORMERS4)/.installed: | $(TRANSFORMERS5)/.installed
 
 # Only what somebody has who loads a checkpoint from the Hub: no package of this repository, none of its extras.
-$(HUB5)/.installed: PACKAGES = Pillow $(shell $(PYTHON) tests/hub/versions.py transformers5)
-$(HUB4)/.installed: PACKAGES = Pillow $(shell $(PYTHON) tests/hub/versions.py transformers4)
+$(HUB5)/.installed: PACKAGES = Pillow $(shell $(PYTHON) tests/lion_multimodal/hub/versions.py transformers5)
+$(HUB4)/.installed: PACKAGES = Pillow $(shell $(PYTHON) tests/lion_multimodal/hub/versions.py transformers4)
 $(HUB5)/.installed $(HUB4)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet $(PACKAGES)
@@ -68,7 +72,7 @@ $(HUB5)/.installed $(HUB4)/.installed: pyproject.toml
 
 # Beside the others: wherever transformers finds torchao, it imports it.
 $(TORCHAO)/.installed: pyproject.toml $(TRANSFORMERS5)/.installed
-	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(@D) "$(shell $(PYTHON) tests/hub/versions.py torchao)"
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(@D) "$(shell $(PYTHON) tests/lion_multimodal/hub/versions.py torchao)"
 	touch $@
 
 clean:

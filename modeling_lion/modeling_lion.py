@@ -26,10 +26,11 @@ from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 from transformers.utils import ModelOutput
 
 from configuration_lion.configuration_lion import TASKS, LionConfig
-from modeling_lion.hub_lion import LION_AUTO_MAP, LION_CODE, LION_PIPELINES, SelfContainedModel
+from modeling_lion.hub_lion import LION_AUTO_MAP, LION_PIPELINES, SelfContainedModel
 from modeling_lion.language_model_lion import LionT5ForConditionalGeneration
 from modeling_lion.mixture_of_adapters_lion import TaskRouting, route
 from modeling_lion.vision_aggregator_lion import LionVisionAggregator, LionZeroInitLinear
+from processing_lion.remote_code_lion import LION_CODE
 
 
 _TRANSFORMERS_4 = int(transformers_version.split(".")[0]) < 5

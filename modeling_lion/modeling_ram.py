@@ -15,7 +15,8 @@ from transformers.utils import ModelOutput
 
 from configuration_lion.configuration_ram import RamConfig
 from modeling_lion.attention_lion import attend
-from modeling_lion.hub_lion import RAM_AUTO_MAP, TAGGER_CODE, SelfContainedModel
+from modeling_lion.hub_lion import RAM_AUTO_MAP, SelfContainedModel
+from processing_lion.remote_code_lion import TAGGER_CODE
 
 
 @dataclass

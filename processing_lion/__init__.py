@@ -1,6 +1,14 @@
 """Pixels and words in, words and boxes out: image processor, processor, prompts, grounding."""
 
-from processing_lion.grounding_lion import box_iou, draw_boxes, format_box, label_boxes, parse_boxes, to_pixels
+from processing_lion.drawing_lion import draw_boxes
+from processing_lion.grounding_lion import (
+    box_iou,
+    format_box,
+    intersection_over_union,
+    label_boxes,
+    parse_boxes,
+    to_pixels,
+)
 from processing_lion.image_processing_lion import LionImageProcessor, load_image, load_images
 from processing_lion.processing_lion import LionProcessor, add_qformer_bos_token
 from processing_lion.prompts_lion import (
@@ -27,6 +35,7 @@ __all__ = [
     "format_prompt",
     "format_tags",
     "infer_task",
+    "intersection_over_union",
     "label_boxes",
     "load_image",
     "load_images",

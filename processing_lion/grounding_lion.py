@@ -1,14 +1,8 @@
-"""Boxes as LION writes them: text to numbers and back, fractions to pixels, boxes drawn on a picture."""
+"""Boxes as LION writes them: text to numbers and back, fractions to pixels."""
 
-import math
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
 
-import PIL.Image
-import PIL.ImageColor
-import PIL.ImageDraw
-import PIL.ImageFont
 import torch
 
 
@@ -99,6 +93,18 @@ def to_pixels(boxes: Sequence[Sequence[float]], image_size: tuple[int, int]) -> 
     return torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4) * scale
 
 
+def intersection_over_union(first: Sequence[float], second: Sequence[float]) -> float:
+    """
+    Overlap of two boxes `(x1, y1, x2, y2)` with x1 <= x2 and y1 <= y2 in any one unit: the area that they share over
+    the area that they cover together; 0.0 where that is zero.
+    """
+    width = min(first[2], second[2]) - max(first[0], second[0])
+    height = min(first[3], second[3]) - max(first[1], second[1])
+    shared = max(0.0, width) * max(0.0, height)
+    covered = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (first, second)) - shared
+    return shared / covered if covered > 0 else 0.0
+
+
 def box_iou(boxes1: torch.Tensor, boxes2: torch.Tensor) -> torch.Tensor:
     """
     Intersection over union of every pair: (N, 4) and (M, 4), both xyxy in one unit, to (N, M). Two boxes without
@@ -140,95 +146,3 @@ def label_boxes(text: str) -> list[tuple[str, Box]]:
         label = phrase or label
         labelled += [(label, box) for box in boxes]
     return labelled
-
-
-_COLORS = ("#e6194b", "#1f77ff", "#2ca02c", "#ff8c00", "#911eb4", "#008080", "#f032e6", "#9a6324", "#808000", "#000075")
-
-
-def draw_boxes(
-    image: PIL.Image.Image,
-    boxes: Sequence[Sequence[float]] | torch.Tensor,
-    labels: Sequence[str] | None = None,
-    *,
-    color: str | None = None,
-) -> PIL.Image.Image:
-    """
-    Draws boxes and their labels on a copy of a picture.
-
-    A label stands on a filled ground above its box, or elsewhere near it where it would leave the picture or cover
-    another label; one that is wider than the picture is shortened.
-
-    Args:
-        image: the picture; it is left as it is.
-        boxes: N boxes (x1, y1, x2, y2) in pixels, as `LionProcessor.post_process_grounding` gives them.
-        labels: N strings; an empty one draws the box alone.
-        color: one colour for all boxes; by default each gets its own.
-
-    Returns:
-        An RGB copy.
-
-    Raises:
-        ValueError: a box does not hold four finite numbers, or there is not one label for each box.
-    """
-    boxes = [[float(value) for value in box] for box in boxes]
-    labels = [""] * len(boxes) if labels is None else list(labels)
-    if len(labels) != len(boxes):
-        raise ValueError(f"labels must hold one string for each box, got {len(labels)} for {len(boxes)} boxes")
-    for index, box in enumerate(boxes):
-        if len(box) != 4 or not all(math.isfinite(value) for value in box):
-            raise ValueError(f"boxes[{index}] must hold 4 finite numbers (x1, y1, x2, y2) in pixels, got {box}")
-
-    image = image.convert("RGB") if image.mode != "RGB" else image.copy()
-    draw = PIL.ImageDraw.Draw(image)
-    width = max(2, round(min(image.size) / 150))
-    font = PIL.ImageFont.load_default(size=max(10, round(min(image.size) / 28)))
-    placed: list[tuple[int, int, int, int]] = []
-    outlines = [color or _COLORS[index % len(_COLORS)] for index in range(len(boxes))]
-    corners = [_clip_box(box, image.size) for box in boxes]
-    for box, outline in zip(corners, outlines):
-        draw.rectangle(box, outline=outline, width=width)
-    # Labels last, so that no later box crosses them.
-    for box, label, outline in zip(corners, labels, outlines):
-        if label.strip():
-            placed.append(_draw_label(draw, image.size, box, label.strip(), outline, font, placed))
-    return image
-
-
-def _clip_box(box: Sequence[float], size: tuple[int, int]) -> tuple[float, float, float, float]:
-    (x1, x2), (y1, y2) = sorted((box[0], box[2])), sorted((box[1], box[3]))
-    right, bottom = size[0] - 1, size[1] - 1
-    return min(max(x1, 0), right), min(max(y1, 0), bottom), min(max(x2, 0), right), min(max(y2, 0), bottom)
-
-
-def _draw_label(
-    draw: Any, size: tuple[int, int], box: Sequence[float], label: str, ground: str, font: Any, placed: list
-) -> tuple[int, int, int, int]:
-    """Draws one label where it fits best and returns the rectangle that it takes."""
-    padding = 2
-    left, top, right, bottom = draw.textbbox((0, 0), label, font=font)
-    while right - left + 2 * padding > size[0] and len(label) > 1:
-        label = label[:-2].rstrip() + "…" if label.endswith("…") else label[:-1].rstrip() + "…"
-        left, top, right, bottom = draw.textbbox((0, 0), label, font=font)
-        if label == "…":
-            break
-    width, height = math.ceil(right - left) + 2 * padding, math.ceil(bottom - top) + 2 * padding
-
-    x1, y1, x2, y2 = (round(value) for value in box)
-    # Above, below, inside at the top, inside at the bottom; then any free row of the picture; then the first again.
-    wishes = [(x1, y1 - height), (x1, y2 + 1), (x1, y1), (x1, y2 - height), (x2 - width, y1 - height), (x2 - width, y2)]
-    wishes += [(x1, y) for y in range(0, max(size[1] - height, 1), max(height, 1))]
-    places = []
-    for x, y in wishes:
-        x, inside = min(max(x, 0), max(size[0] - width, 0)), 0 <= y <= size[1] - height
-        places.append((x, y, x + width, y + height) if inside else None)
-    free = (place for place in places if place and not any(_overlap(place, other) for other in placed))
-    place = next(free, None) or next((place for place in places if place), (max(x1, 0), 0, x1 + width, height))
-    draw.rectangle(place, fill=ground)
-    red, green, blue = PIL.ImageColor.getrgb(ground)[:3]
-    ink = "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "white"
-    draw.text((place[0] + padding - left, place[1] + padding - top), label, fill=ink, font=font)
-    return place
-
-
-def _overlap(first: Sequence[float], second: Sequence[float]) -> bool:
-    return first[0] < second[2] and second[0] < first[2] and first[1] < second[3] and second[1] < first[3]

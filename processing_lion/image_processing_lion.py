@@ -14,6 +14,8 @@ import PIL.ImageOps
 import torch
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 
+from processing_lion.remote_code_lion import IMAGE_PROCESSOR_CODE, write_code
+
 
 # CLIP statistics, as in the official preprocessors/lion_preprocessors.py; ImageNet's are those of the RAM tagger.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -236,7 +238,6 @@ class LionImageProcessor(BaseImageProcessor):
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
         """Saves the settings, and the code that reads them where LION is not installed."""
         # Not above: the models' room uses this one.
-        from modeling_lion.hub_lion import IMAGE_PROCESSOR_CODE, write_code
 
         files = super().save_pretrained(save_directory)
         write_code(save_directory, IMAGE_PROCESSOR_CODE)

@@ -15,6 +15,7 @@ from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpa
 from processing_lion.grounding_lion import label_boxes, to_pixels
 from processing_lion.image_processing_lion import ImageSource, LionImageProcessor
 from processing_lion.prompts_lion import SOFT_PROMPT_TOKEN, format_tags
+from processing_lion.remote_code_lion import PROCESSOR_CODE, write_code
 from processing_lion.tasks_lion import TASKS, infer_task
 
 
@@ -129,7 +130,6 @@ class LionProcessor(ProcessorMixin):
         not installed.
         """
         # Not above: the models' room uses this one.
-        from modeling_lion.hub_lion import PROCESSOR_CODE, write_code
 
         save_directory = os.fspath(save_directory)
         if not _TRANSFORMERS_5:

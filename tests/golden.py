@@ -75,7 +75,7 @@ def load_golden(layout: str) -> Golden:
 
 def load_golden_model(layout: str, attn_implementation: str = "sdpa"):
     """The official weights in our model, in eval mode and float32."""
-    from modeling_lion.conversion import convert_lion_checkpoint
+    from lion_multimodal.conversion.checkpoint import convert_lion_checkpoint
     from modeling_lion.modeling_lion import LionForConditionalGeneration
 
     golden = load_golden(layout)

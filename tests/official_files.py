@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from modeling_lion.conversion_official import OfficialFiles
+from lion_multimodal.conversion.from_official import OfficialFiles
 from tests.golden import FIXTURES, load_golden
 
 

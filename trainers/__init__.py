@@ -44,7 +44,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    # On demand: the tagger's and the world's modules live here too and need neither TRL nor datasets.
+    # On demand: tagging and publishing live here too and need neither TRL nor datasets.
     if name in _MODULES:
         return getattr(importlib.import_module(f"trainers.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from transformers import EvalPrediction
 
-from processing_lion import box_iou, parse_boxes
+from processing_lion import intersection_over_union, parse_boxes
 
 
 IOU_THRESHOLD = 0.5
@@ -28,7 +28,7 @@ def answer_metrics(predictions: list[str], references: list[str]) -> dict[str, f
         wanted = parse_boxes(reference)
         if wanted:
             found = parse_boxes(prediction)
-            hits.append(bool(found) and box_iou(found[:1], wanted[:1]).item() >= IOU_THRESHOLD)
+            hits.append(bool(found) and intersection_over_union(found[0], wanted[0]) >= IOU_THRESHOLD)
     if hits:
         metrics["box_accuracy"] = float(np.mean(hits))
     return metrics

@@ -10,7 +10,7 @@ from typing import Any
 
 from huggingface_hub import RepoCard
 
-from publishing import Push, push_directory, select
+from trainers.publishing import Push, push_directory, select
 
 
 logger = logging.getLogger(__name__)

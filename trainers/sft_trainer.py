@@ -24,11 +24,11 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import HubStrategy
 from transformers.utils.hub import PushInProgress
 
-from publishing import Push, push_directory
 from trainers.answer_metrics import ComputeAnswerMetrics
 from trainers.augmentation import Augmentation
 from trainers.collator import LionDataCollator
 from trainers.plots import plot_losses, plot_routers, router_weights
+from trainers.publishing import Push, push_directory
 from trainers.pushing import push_copy, tag_card
 from trainers.rows import BadRows
 from trainers.sft_config import LionSFTConfig
@@ -311,7 +311,8 @@ class LionSFTTrainer(trl.SFTTrainer):
     ) -> "Push | Future[Push] | None":
         """
         Save model or adapter and processor to `args.output_dir`, and push them in one commit to `args.hub_model_id`, or
-        to a repo with the directory's name. Nothing else of that directory is pushed; see `publishing.push_directory`.
+        to a repo with the directory's name. Nothing else of that directory is pushed; see
+        `lion_multimodal.hub.push_directory`.
 
         Args:
             commit_message (`str`, *optional*): The commit's message.
@@ -321,7 +322,7 @@ class LionSFTTrainer(trl.SFTTrainer):
             private (`bool`, *optional*): Whether a new repo is private, instead of `args.hub_private_repo`.
             tags (`str` or `Iterable[str]`): Tags of the card, beside those it has.
             dataset_name (`str`, *optional*): Data set on the Hub, for the card.
-            kwargs: Of `publishing.push_directory`, as `base_model`.
+            kwargs: Of `lion_multimodal.hub.push_directory`, as `base_model`.
 
         Returns:
             What was pushed, or without `blocking` a `Future` of it; None on all processes but the first.

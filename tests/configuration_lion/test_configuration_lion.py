@@ -1,8 +1,8 @@
 import pytest
 from transformers import InstructBlipVisionConfig
 
-import lion_checkpoints
 from configuration_lion import LionConfig
+from lion_multimodal import checkpoints
 
 
 SMALL = {
@@ -75,7 +75,7 @@ def test_what_does_not_fit_is_named(changes, message):
 
 
 def test_the_nano_preset_is_the_shipped_checkpoint():
-    preset, shipped = LionConfig.from_preset("nano"), LionConfig.from_pretrained(lion_checkpoints.path("nano"))
+    preset, shipped = LionConfig.from_preset("nano"), LionConfig.from_pretrained(checkpoints.path("nano"))
     for name in LionConfig.sub_configs:
         expected = getattr(preset, name).to_dict()
         for field in expected.keys() - {

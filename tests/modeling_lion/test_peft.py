@@ -15,8 +15,8 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from configuration_lion.configuration_lion import TASKS, LionConfig
+from lion_multimodal.conversion.checkpoint import convert_lion_checkpoint
 from modeling_lion import LionAdapterConfig, LionAdapterModel, LionForConditionalGeneration
-from modeling_lion.conversion import convert_lion_checkpoint
 from modeling_lion.peft_lion import combine_adapters, fold_adapters, initialize_adapter
 from tests.golden import LAYOUTS, load_golden, load_golden_model
 

@@ -8,17 +8,17 @@ import torch
 from torch import nn
 from transformers import BitsAndBytesConfig, TorchAoConfig
 
-import lion_checkpoints
+from laboratory.world.evaluate_world import held_out
+from laboratory.world.scene import render
+from lion_multimodal import checkpoints
 from modeling_lion.modeling_lion import LionForConditionalGeneration
 from modeling_lion.vision_aggregator_lion import LionZeroInitLinear
 from processing_lion import LionProcessor
-from trainers.world.evaluate_world import held_out
-from trainers.world.scene import render
 
 
 pytest.importorskip("bitsandbytes")
 
-NANO = lion_checkpoints.path("nano")
+NANO = checkpoints.path("nano")
 LEARNT = ("qformer.", "language_projection", "vision_aggregator.", "aggregator_projection.", "lm_head", ".adapter.")
 
 

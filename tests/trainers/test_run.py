@@ -11,8 +11,8 @@ import yaml
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from command_line import train as train_command
 from configuration_lion import RamConfig
+from lion_multimodal.cli import train as train_command
 from modeling_lion.modeling_lion import LionForConditionalGeneration
 from modeling_lion.modeling_ram import RamForImageTagging
 from processing_lion import LionImageProcessor, LionProcessor

@@ -15,8 +15,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from command_line import tag as command
 from configuration_lion.configuration_ram import RamConfig
+from lion_multimodal.cli import tag as command
 from modeling_lion.modeling_ram import RamForImageTagging
 from processing_lion.image_processing_lion import LionImageProcessor
 from trainers.resumable_jsonl import ResumableJsonl

@@ -1,4 +1,4 @@
-"""`lion tag` as a pass of several processes ahead of training: `accelerate launch -m command_line.main tag ...`."""
+"""`lion tag` by several processes ahead of training: `accelerate launch -m lion_multimodal.cli.main tag ...`."""
 
 import os
 import subprocess
@@ -10,8 +10,8 @@ import psutil
 import pytest
 import torch
 
-from command_line.main import main
 from configuration_lion import RamConfig
+from lion_multimodal.cli.main import main
 from modeling_lion.modeling_ram import RamForImageTagging
 from processing_lion import LionImageProcessor
 from tests.trainers.conftest import picture
@@ -62,7 +62,14 @@ def arguments(folder: Path, tagger: Path, output: Path) -> list[str]:
 def launch(folder: Path, tagger: Path, output: Path) -> subprocess.Popen:
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     launcher += ["--main_process_port", "0"]  # any free one, since several suites may run side by side
-    command = [*launcher, "--mixed_precision", "no", "-m", "command_line.main", *arguments(folder, tagger, output)]
+    command = [
+        *launcher,
+        "--mixed_precision",
+        "no",
+        "-m",
+        "lion_multimodal.cli.main",
+        *arguments(folder, tagger, output),
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     # Processes on processors are launched as those on GPUs are, where no GPU is to be seen.
     environment["CUDA_VISIBLE_DEVICES"] = ""

@@ -1,0 +1,1 @@
+"""Experiments and measurements: not installed, and never imported by what is."""

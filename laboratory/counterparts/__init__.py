@@ -1,0 +1,1 @@
+"""Counterparts of the benchmarks in the synthetic world, in each dataset's own row schema."""

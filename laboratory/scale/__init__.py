@@ -1,0 +1,1 @@
+"""Plans of memory and time for training at scale."""

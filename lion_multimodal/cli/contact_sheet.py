@@ -1,0 +1,74 @@
+"""Several pictures on one sheet, each above what was asked about it and answered."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from lion_multimodal.cli.demo import Shown
+
+_COLUMNS = 5
+_PICTURE = 288
+_MARGIN = 12
+_FONT_SIZE = 14
+_LINE = 18
+_LINES = 9
+_LETTERS = 42
+_INK, _RIGHT, _WRONG = "#222222", "#1a7f37", "#c62828"
+
+
+def contact_sheet(shown: list[Shown]) -> Image:
+    """
+    Draw pictures in rows, with their boxes; an answer is green where it is right, red where it is not, followed by
+    what is true.
+
+    Args:
+        shown (`list[Shown]`): Pictures with answers.
+
+    Returns:
+        `Image`: An RGB picture.
+    """
+    import PIL.Image
+    import PIL.ImageDraw
+    import PIL.ImageFont
+
+    from processing_lion import draw_boxes
+
+    font = PIL.ImageFont.load_default(size=_FONT_SIZE)
+    width, height = _PICTURE + _MARGIN, _PICTURE + _LINES * _LINE + 2 * _MARGIN
+    columns = min(_COLUMNS, len(shown))
+    rows = -(-len(shown) // columns)
+    sheet = PIL.Image.new("RGB", (columns * width + _MARGIN, rows * height + _MARGIN), "white")
+    pen = PIL.ImageDraw.Draw(sheet)
+    for number, item in enumerate(shown):
+        left = _MARGIN + number % columns * width
+        top = _MARGIN + number // columns * height
+        scale = _PICTURE / max(item.picture.size)
+        size = (round(item.picture.width * scale), round(item.picture.height * scale))
+        picture = item.picture.convert("RGB").resize(size, PIL.Image.Resampling.LANCZOS)
+        found = [(box, exchange.about) for exchange in item.exchanges for box in exchange.boxes or []]
+        boxes = [[side * scale for side in box] for box, _ in found]
+        sheet.paste(draw_boxes(picture, boxes, [about for _, about in found]), (left, top))
+        top += _PICTURE + _MARGIN // 2
+        for line, ink in _lines(item)[:_LINES]:
+            pen.text((left, top), line, fill=ink, font=font)
+            top += _LINE
+    return sheet
+
+
+def _lines(item: Shown) -> list[tuple[str, str]]:
+    lines = []
+    for exchange in item.exchanges:
+        question = exchange.prompt.removeprefix("Question:").removesuffix("Short answer:").strip()
+        if "?" in question and not exchange.about:
+            lines += [(line, _INK) for line in textwrap.wrap(question, _LETTERS)]
+        ink = {None: _INK, True: _RIGHT, False: _WRONG}[exchange.is_right]
+        answer = f"{exchange.about}: {exchange.answer}" if exchange.about else exchange.answer
+        if exchange.is_right is False:
+            answer += f" (true: {exchange.truth})"
+        lines += [(line, ink) for line in textwrap.wrap(answer, _LETTERS)]
+    return lines

@@ -1,0 +1,82 @@
+"""`lion tag`: tags for every image of a folder or a data set."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add the subcommand `tag`."""
+    parser = subparsers.add_parser(
+        "tag",
+        help="tag every image of a folder or a data set",
+        description="Tag every image of a folder or a data set. A run that was interrupted goes on where it stopped "
+        "when the command is repeated. Images that cannot be read are named, skipped and counted. By several "
+        "processes, on one machine or on many that share a file system: "
+        "accelerate launch -m lion_multimodal.cli.main tag ...",
+    )
+    parser.add_argument(
+        "source",
+        metavar="FOLDER|DATASET",
+        help="folder of images (searched with its subfolders), local data set or data file, or Hub data set",
+    )
+    parser.add_argument(
+        "--model",
+        metavar="REPO_OR_DIR",
+        help="tagger, or LION checkpoint with a tagger/ subfolder (default: the tagger that ships with this package)",
+    )
+    parser.add_argument("--split", help="split of the data set, if it has several")
+    parser.add_argument("--subset", help="configuration of the data set, if it has several")
+    parser.add_argument("--image-column", help="column of the images, if the data set has several")
+    parser.add_argument("--language", choices=["en", "zh"], default="en", help="language of the tags (default: en)")
+    parser.add_argument("--batch-size", type=int, default=16, help="images per forward pass (default: 16)")
+    parser.add_argument("--num-workers", type=int, default=0, help="processes that read images (default: none extra)")
+    parser.add_argument("--device", help="for example cuda:0 or cpu (default: an accelerator where there is one)")
+    output = parser.add_mutually_exclusive_group(required=True)
+    output.add_argument(
+        "--output",
+        metavar="FILE.jsonl",
+        help="write JSON Lines; FOLDER/metadata.jsonl makes a folder of images loadable with its tags by `datasets`",
+    )
+    output.add_argument("--output-dataset", metavar="DIR", help="write the data set with a column of tags")
+    parser.add_argument("--tags-column", default="tags", help="field or column for the tags (default: tags)")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """
+    Tag, and say what was done.
+
+    Raises:
+        ValueError, OSError: with one line to show to the user.
+    """
+    from accelerate import PartialState
+
+    from trainers.tagging import (
+        Tagger,
+        open_images,
+        tag_images,
+        tag_to_dataset,
+    )  # loads torch, which --help can do without
+
+    images = open_images(args.source, split=args.split, image_column=args.image_column, subset=args.subset)
+    tagger = Tagger.from_pretrained(args.model or _shipped_checkpoint(), device=args.device)
+    write, target = (tag_images, args.output) if args.output else (tag_to_dataset, args.output_dataset)
+    report = write(
+        tagger,
+        images,
+        target,
+        language=args.language,
+        tags_column=args.tags_column,
+        batch_size=args.batch_size,
+        num_workers=args.num_workers,
+    )
+    if PartialState().is_main_process:
+        print(f"{target}: {report.tagged} tagged, {report.present} already there, {len(report.broken)} unreadable")
+    return 0
+
+
+def _shipped_checkpoint() -> str:
+    from lion_multimodal import checkpoints
+
+    return str(checkpoints.path("nano"))

@@ -1,9 +1,0 @@
-"""Checkpoints and adapters to the Hub: complete, in one commit, and without traces of the machine they come from."""
-
-from publishing.hub import HubError
-from publishing.push import Push, push_directory, push_lion
-from publishing.selection import Selection, select
-from publishing.traces import Machine, Trace, TracesError
-
-
-__all__ = ["HubError", "Machine", "Push", "Selection", "Trace", "TracesError", "push_directory", "push_lion", "select"]
