@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 STAGE_ZERO = "stage0"
 FINAL = "final"
-_RESULT = "stage_result.json"
+STAGE_RESULT = "stage_result.json"
 
 
 def run_all(recipe: Recipe, resume: bool = False) -> Path:
@@ -77,11 +77,11 @@ def run_stage(recipe: Recipe, name: str, resume: bool = False) -> Path:
         return Path(_base_model(recipe, resume))
     stage = get_stage(name)
     directory = Path(recipe.output_dir) / stage.name
-    if (directory / _RESULT).is_file() and resume:
+    if (directory / STAGE_RESULT).is_file() and resume:
         logger.info("%s is finished already: %s.", stage.name, directory)
         return directory
     last_checkpoint = get_last_checkpoint(directory) if directory.is_dir() else None
-    if not resume and (last_checkpoint is not None or (directory / _RESULT).is_file()):
+    if not resume and (last_checkpoint is not None or (directory / STAGE_RESULT).is_file()):
         raise ValueError(f"{directory} holds an earlier run: resume it, or choose another `output_dir`.")
 
     args = training_arguments(recipe, stage)
@@ -121,7 +121,7 @@ def run_stage(recipe: Recipe, name: str, resume: bool = False) -> Path:
         for source, count in result["bad_rows"].items():
             logger.warning("%d rows of %r were unusable; see %s.", count, source, bad_rows.path)
         # Written last: it says that all the rest is there.
-        (directory / _RESULT).write_text(json.dumps(result, indent=2), encoding="utf-8")
+        (directory / STAGE_RESULT).write_text(json.dumps(result, indent=2), encoding="utf-8")
     state.wait_for_everyone()
     del trainer, model, train_dataset, eval_dataset
     gc.collect()
@@ -201,7 +201,7 @@ def _base_model(recipe: Recipe, resume: bool) -> Path | str:
         if recipe.model is None:
             raise ValueError("The recipe has neither `model` nor `stage0`.")
         return recipe.model
-    marker = Path(recipe.output_dir) / STAGE_ZERO / _RESULT
+    marker = Path(recipe.output_dir) / STAGE_ZERO / STAGE_RESULT
     if resume and marker.is_file():
         base = Path(json.loads(marker.read_text(encoding="utf-8"))["model"])
         if base.is_dir():  # unless the run has been moved
@@ -234,7 +234,7 @@ def _start_from(recipe: Recipe, stage: Stage) -> list[Path]:
     directories = []
     for name in stage.starts_from:
         directory = Path(recipe.output_dir) / name
-        if (directory / _RESULT).is_file():
+        if (directory / STAGE_RESULT).is_file():
             directories.append(directory)
         elif recipe.sources(STAGES[name]):
             raise ValueError(

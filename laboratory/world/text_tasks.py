@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,9 +52,9 @@ SCENE_TASK_WEIGHTS = {
 """How often each task of the image level is asked of a scene in words."""
 
 _SIDES = ("left", "top", "right", "bottom")
-_MOST_SYMBOLS = 12
+_MOST_SYMBOLS = 8
 _SYMBOL_NOISE = 0.15
-_TAG_SENTENCES = 0.15
+_TAG_SENTENCES = 0.1
 _MISSING_TAGS, _WRONG_TAGS = 0.04, 0.12
 # Words of the instructions below are no names.
 _ASKING = set("a the of is are at what which write numbers list box read has where locate describe region".split())
@@ -132,13 +133,13 @@ def _distinct(rng: np.random.Generator, options: Sequence[str], count: int) -> l
     return [options[index] for index in rng.choice(len(options), count, replace=False)]
 
 
-def _pick(rng: np.random.Generator, options: Sequence) -> object:
+def _pick(rng: np.random.Generator, options: Sequence) -> Any:
     return options[int(rng.integers(len(options)))]
 
 
 def _packed(rng: np.random.Generator) -> Exercise:
     """A list by its name, or a name by its list, the lists being symbols."""
-    count = int(rng.integers(1, 5))
+    count = int(rng.integers(1, 4))
     names = list(zip(_distinct(rng, NAMES[::2], count), _distinct(rng, NAMES[1::2], count)))
     if count > 1 and rng.random() < 0.5:  # one word in common, as two stars have
         names[1] = (names[0][0], names[1][1]) if rng.random() < 0.5 else (names[1][0], names[0][1])
@@ -206,15 +207,16 @@ def _copied(rng: np.random.Generator) -> Exercise:
     return Exercise(f"Which is larger, {first} or {second}?", max(first, second), task="larger")
 
 
-EXERCISES = {"packed": (_packed, 12), "looked up": (_looked_up, 4), "named": (_named_numbers, 3), "copied": (_copied, 3)}
-"""Exercises without a scene, and how often each is given."""
+EXERCISES = {"packed": (_packed,), "text": (_looked_up, _named_numbers, _copied)}
+"""Exercises without a scene, those with symbols and those of text alone; each of a family is given equally often."""
+
+_PACKED = 0.6
 
 
-def sample_exercise(rng: np.random.Generator) -> Exercise:
-    """One exercise of [`EXERCISES`]."""
-    weights = np.array([weight for _, weight in EXERCISES.values()], dtype=float)
-    make = [function for function, _ in EXERCISES.values()][rng.choice(len(weights), p=weights / weights.sum())]
-    return make(rng)
+def sample_exercises(rng: np.random.Generator, count: int) -> list[Exercise]:
+    """Exercises of one family of [`EXERCISES`]: texts are longer, and are best read by themselves."""
+    family = EXERCISES["packed" if rng.random() < _PACKED else "text"]
+    return [_pick(rng, family)(rng) for _ in range(count)]
 
 
 class LiteracyBatches(WorldBatches):
@@ -237,8 +239,8 @@ class LiteracyBatches(WorldBatches):
         num_scenes: int,
         processor: LionProcessor,
         questions: int = 4,
-        exercises: int = 28,
-        num_slots: int = 8,
+        exercises: int = 12,
+        num_slots: int = 4,
         most_objects: int | None = None,
     ):
         super().__init__(num_batches, first_scene, num_scenes)
@@ -249,14 +251,16 @@ class LiteracyBatches(WorldBatches):
         rng = np.random.default_rng([self.first_scene, index])
         scenes = [sample_scene(seed, most_objects=self.most_objects) for seed in seeds]
         tasks = [task for task in LEVELS["image_level"] for _ in range(SCENE_TASK_WEIGHTS[task])]
-        asked, rows = [], []
+        asked = []
         for scene in scenes:
             symbols = scene_symbols(scene, self.num_slots)
             for sample in ask(scene, tasks, self.questions):
                 asked.append(Exercise(sample.prompt, sample.completion, symbols, sample.task))
-                rows.append(noisy_tags(scene, _MISSING_TAGS, _WRONG_TAGS))
-        tags = rows if rng.random() < _TAG_SENTENCES else None
-        others = [sample_exercise(rng) for _ in range(self.exercises)]
+        tags = None
+        if rng.random() < _TAG_SENTENCES:
+            noisy = (noisy_tags(scene, _MISSING_TAGS, _WRONG_TAGS) for scene in scenes)
+            tags = [row for row in noisy for _ in range(self.questions)]
+        others = sample_exercises(rng, self.exercises)
         return {
             "scenes": encode_exercises(self.processor, asked, tags),
             "exercises": encode_exercises(self.processor, others),
@@ -277,24 +281,28 @@ def encode_exercises(
     samples = [Sample("", "image_level", item.prompt, item.completion) for item in exercises]
     batch = encode_instructions(processor, samples, tags)
     size = len(exercises), max(len(item.symbols) for item in exercises)
-    words = torch.full((*size, 2), processor.tokenizer.pad_token_id)
-    numbers = torch.full((*size, MOST_NUMBERS), -1)
-    place, slot, mask = torch.zeros(*size, 2), torch.zeros(size, dtype=torch.long), torch.zeros(size, dtype=torch.long)
+    words = np.full((*size, 2), processor.tokenizer.pad_token_id, dtype=np.int64)
+    numbers = np.full((*size, MOST_NUMBERS), -1, dtype=np.int64)
+    place = np.zeros((*size, 2), dtype=np.float32)
+    slot, mask = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.int64)
+    named = sorted({word for item in exercises for symbol in item.symbols for word in symbol.words})
+    ids = dict(zip(named, processor.tokenizer.convert_tokens_to_ids([f"▁{word}" for word in named])))
     for row, item in enumerate(exercises):
+        mask[row, : len(item.symbols)] = 1
         for column, symbol in enumerate(item.symbols):
-            ids = processor.tokenizer.convert_tokens_to_ids([f"▁{word}" for word in symbol.words])
-            words[row, column, : len(ids)] = torch.tensor(ids, dtype=torch.long)
-            numbers[row, column, : len(symbol.numbers)] = torch.tensor(symbol.numbers, dtype=torch.long)
-            place[row, column] = torch.tensor(symbol.place)
-            slot[row, column] = symbol.slot
-            mask[row, column] = 1
+            if symbol.words:
+                words[row, column, : len(symbol.words)] = [ids[word] for word in symbol.words]
+            if symbol.numbers:
+                numbers[row, column, : len(symbol.numbers)] = symbol.numbers
+            if symbol.slot:
+                place[row, column], slot[row, column] = symbol.place, symbol.slot
     return {
         **{name: batch[name] for name in ("input_ids", "attention_mask", "labels")},
-        "symbol_words": words,
-        "symbol_numbers": numbers,
-        "symbol_place": place,
-        "symbol_slot": slot,
-        "symbol_mask": mask,
+        "symbol_words": torch.from_numpy(words),
+        "symbol_numbers": torch.from_numpy(numbers),
+        "symbol_place": torch.from_numpy(place),
+        "symbol_slot": torch.from_numpy(slot),
+        "symbol_mask": torch.from_numpy(mask),
     }
 
 
@@ -335,6 +343,15 @@ class SymbolVocabulary(nn.Module):
         slots = 0.5 * torch.randn(num_slots, width)
         self.register_buffer("slot", torch.cat([torch.zeros(1, width), slots]))
         self.register_buffer("nothing", torch.randn(width))
+
+    def kinds(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Words of the kinds and of the colours, each behind a vector for nothing."""
+        return torch.cat([self.nothing[None], self.glyph]), torch.cat([torch.zeros_like(self.nothing[None]), self.color])
+
+    def objects(self, glyph: torch.Tensor, color: torch.Tensor) -> torch.Tensor:
+        """Numbers of kinds and colours, `NOTHING` among them -> the sums of their words, `(..., d_model)`."""
+        kinds, colors = self.kinds()
+        return kinds[glyph] + colors[color]
 
     def forward(
         self,
