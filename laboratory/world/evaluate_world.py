@@ -206,9 +206,7 @@ def score_task(task: str, cases: Sequence[tuple[Scene, Sample]], answers: Sequen
     return scores
 
 
-def score_tagger(
-    tagger: RamForImageTagging, samples: int, split: str, most_objects: int | None = None
-) -> Score:
+def score_tagger(tagger: RamForImageTagging, samples: int, split: str, most_objects: int | None = None) -> Score:
     """F1 over all tags and pictures (micro average)."""
     rows = []
     seeds = SPLITS[split][:samples]

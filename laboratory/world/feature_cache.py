@@ -13,12 +13,15 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
+from accelerate import PartialState
+from safetensors.torch import load_file, save_file
 from transformers.trainer_utils import get_last_checkpoint, set_seed
 
 from laboratory.world.batches import pixel_values
@@ -82,6 +85,25 @@ def tower_features(
     return {block: torch.cat(values) for block, values in parts.items()}
 
 
+def kept_features(
+    lion: LionForConditionalGeneration, scenes: Sequence[Scene], directory: Path
+) -> dict[int, torch.Tensor]:
+    """[`tower_features`], from a file of `directory` where they were computed before for this tower and these scenes."""
+    known = zlib.crc32(repr([(scene.seed, len(scene.objects)) for scene in scenes]).encode())
+    for name, value in lion.vision_model.state_dict().items():
+        if "post_layernorm" not in name:
+            known = zlib.crc32(value.float().numpy().tobytes(), known)
+    path = directory / f"{known:08x}.safetensors"
+    with PartialState().main_process_first():
+        if not path.is_file():
+            logger.info("%d pictures through the tower.", len(scenes))
+            directory.mkdir(parents=True, exist_ok=True)
+            features = {str(block): values for block, values in tower_features(lion, scenes).items()}
+            save_file(features, path.with_suffix(".partial"))
+            path.with_suffix(".partial").rename(path)
+    return {int(block): values for block, values in load_file(path).items()}
+
+
 def use_features(lion: LionForConditionalGeneration, features: Mapping[int, torch.Tensor]) -> None:
     """Let a model take numbers of pictures, rows of `features`, in place of pictures; changed in place."""
     trained = [name for name, value in lion.vision_model.named_parameters() if value.requires_grad]
@@ -118,16 +140,16 @@ def numbered_rows(sources: Sequence[SourceRecipe]) -> tuple[datasets.Dataset, li
     rows: list[dict[str, Any]] = []
     scenes: list[Scene] = []
     for source in sources:
-        plain = SourceRecipe(name=source.name, builder=source.builder, builder_kwargs=source.builder_kwargs)
-        plain.level, plain.tags = "column", source.tags
-        if source != plain or source.builder != _BUILDER:
+        kept = {"name": source.name, "builder_kwargs": source.builder_kwargs, "tags": source.tags}
+        if source != SourceRecipe(**kept, builder=_BUILDER, level="column"):
             raise ValueError(
                 f"source {source.name!r} must be `builder: {_BUILDER}` with `level: column` and nothing but `tags`"
             )
         kwargs = dict(source.builder_kwargs)
         seeds, options = world_scenes(**kwargs)
         numbers = {seed: len(scenes) + index for index, seed in enumerate(seeds)}
-        scenes += [sample_scene(seed, options["num_objects"], options["most_objects"]) for seed in seeds]
+        known = {seed: sample_scene(seed, options["num_objects"], options["most_objects"]) for seed in seeds}
+        scenes += known.values()
         for row in generate_rows(seeds, **options, pictures=False):
             rows.append(
                 {
@@ -157,20 +179,23 @@ def run_cached_stage(recipe: Recipe, stage: Stage, resume: bool = False) -> Path
     rows, scenes = numbered_rows(recipe.sources(stage))
     model = stage_model(recipe, stage, base)
     lion = model.get_base_model()
-    logger.info("%s: %d pictures through the tower.", stage.name, len(scenes))
-    use_features(lion, tower_features(lion, scenes))
+    use_features(lion, kept_features(lion, scenes, Path(recipe.output_dir) / "features"))
     trainer = LionSFTTrainer(
         model, args, train_dataset=rows, processing_class=processor, data_collator=NumberedCollator(processor)
     )
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "recipe.json").write_text(recipe.to_json(), encoding="utf-8")
+    state = PartialState()
+    if state.is_main_process:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "recipe.json").write_text(recipe.to_json(), encoding="utf-8")
     output = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     trainer.save_state()
-    if args.plots:
-        trainer.plot()
-    result = {"stage": stage.name, "steps": trainer.state.global_step, "metrics": output.metrics, "bad_rows": {}}
-    (directory / STAGE_RESULT).write_text(json.dumps(result, indent=2), encoding="utf-8")
+    if state.is_main_process:
+        if args.plots:
+            trainer.plot()
+        result = {"stage": stage.name, "steps": trainer.state.global_step, "metrics": output.metrics, "bad_rows": {}}
+        (directory / STAGE_RESULT).write_text(json.dumps(result, indent=2), encoding="utf-8")
+    state.wait_for_everyone()
     return directory
 
 

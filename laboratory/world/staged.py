@@ -1,5 +1,5 @@
 """
-Stage 0 of a nano whose stages do the work: a tower that knows what it sees, and a language model that has never seen it.
+Stage 0 of a nano whose stages do the work: a tower that knows what it sees, a language model that has never seen it.
 
 Phases, each of which can be resumed:
 
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -39,7 +38,7 @@ from laboratory.world.dataset import LEVELS
 from laboratory.world.initialization import initialize_by_similarity
 from laboratory.world.language import CAPTION_PROMPTS, TASKS, Sample, scene_caption
 from laboratory.world.scene import SPLITS, sample_scene
-from laboratory.world.targets import NOTHING, patch_targets, slot_targets
+from laboratory.world.targets import patch_targets, slot_targets
 from laboratory.world.teachers import TaggerTeacher, TowerTeacher
 from laboratory.world.text_tasks import (
     Exercise,
@@ -52,8 +51,8 @@ from laboratory.world.text_tasks import (
 )
 from modeling_lion.modeling_lion import LionForConditionalGeneration
 from processing_lion.image_processing_lion import CLIP_MEAN, CLIP_STD
-from processing_lion.prompts_lion import format_prompt
 from processing_lion.processing_lion import LionProcessor
+from processing_lion.prompts_lion import format_prompt
 from trainers.precision import has_fast_bfloat16
 from trainers.stages import Q_FORMER_PARTS
 
@@ -149,8 +148,8 @@ class StagedPhases(Phases):
                 most_objects=MOST_OBJECTS,
             )
             teacher = LiteracyTeacher(lion, vocabulary)
-            is_trained = _begins_with("language_model")
-            self.train(phase, teacher, lion.language_model, batches, is_trained, rate, max(1, self.steps[phase] // 8), _PARTS)
+            is_trained, decay_steps = _begins_with("language_model"), max(1, self.steps[phase] // 8)
+            self.train(phase, teacher, lion.language_model, batches, is_trained, rate, decay_steps, _PARTS)
         else:
             self.load_tower(lion)
             batches = AlignmentBatches(
@@ -258,9 +257,7 @@ class AlignmentTeacher(nn.Module):
 
 
 @torch.no_grad()
-def start_projection(
-    lion: LionForConditionalGeneration, vocabulary: SymbolVocabulary, seeds: Sequence[int]
-) -> float:
+def start_projection(lion: LionForConditionalGeneration, vocabulary: SymbolVocabulary, seeds: Sequence[int]) -> float:
     """
     Start the aggregator's projection so that the tokens of an untrained aggregator name what the patches show.
 
@@ -304,6 +301,15 @@ def start_projection(
     left = residual / (square - float((total**2).sum()) / count)
     logger.info("Projection: %.3f of the words' variance is left unexplained.", left)
     return left
+
+
+def examine_literacy(phases: StagedPhases, samples: int, split: str = "test") -> dict[str, tuple[float, int]]:
+    """Share of held-out questions that the finished language model answers word for word, and their number, by task."""
+    lion, vocabulary = phases.build_student()
+    lion.language_model.load_state_dict(phases.weights("literacy"))
+    exam = literacy_exam(samples, lion.config.num_query_tokens, split)
+    return score_literacy(LiteracyTeacher(lion, vocabulary).eval(), phases.processor, exam)
+
 
 def literacy_exam(samples: int, num_slots: int, split: str = "validation") -> list[Exercise]:
     """Questions about held-out scenes in words, `samples` for each task, and as many exercises without a scene."""

@@ -26,8 +26,8 @@ from peft import PeftModel
 from laboratory.world.dataset import LEVELS
 from laboratory.world.evaluate_world import Score, evaluate_task, score_tagger, tag_scenes
 from laboratory.world.language import TASKS
-from modeling_lion import LionTagger
 from modeling_lion.modeling_lion import LionForConditionalGeneration
+from modeling_lion.modeling_ram import RamForImageTagging
 from modeling_lion.peft_lion import fold_adapters
 from processing_lion import LionProcessor
 from trainers.recipe import Recipe
@@ -40,9 +40,8 @@ logger = logging.getLogger(__name__)
 STATES = ("before", "stage1", "stage2", "together", "stage3")
 """States of the model, in their order."""
 
-_FOR_TASK = {
-    task: branch for level, branch in (("image_level", "qformer"), ("region_level", "aggregator")) for task in LEVELS[level]
-}
+_BRANCHES = {"image_level": "qformer", "region_level": "aggregator"}
+_FOR_TASK = {task: _BRANCHES[level] for level, tasks in LEVELS.items() for task in tasks}
 
 
 def model_in_state(recipe: Recipe, state: str) -> LionForConditionalGeneration:
@@ -89,7 +88,7 @@ def report_stages(
             raise ValueError(f"{path} holds figures for {report['settings']}, not for {settings}")
     base = _base(recipe)
     processor = LionProcessor.from_pretrained(base)
-    tagger = LionTagger.from_pretrained(Path(base) / "tagger").eval()
+    tagger = RamForImageTagging.from_pretrained(Path(base) / "tagger").eval()
 
     def keep(state: str, task: str, scores: Sequence[Score]) -> None:
         report["states"].setdefault(state, {})[task] = [asdict(score) for score in scores]

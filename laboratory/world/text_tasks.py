@@ -24,14 +24,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from modeling_lion.modeling_lion import LionForConditionalGeneration
-from processing_lion.processing_lion import LionProcessor
 from laboratory.world.batches import WorldBatches, encode_instructions
 from laboratory.world.dataset import LEVELS, ask, noisy_tags
 from laboratory.world.language import COLORS, TAGS, Sample, coordinate
 from laboratory.world.scene import GLYPHS, IMAGE_SIZE, Scene, sample_scene
 from laboratory.world.targets import random_rotation
 from laboratory.world.tokenizer import COORDINATES, WORDS
+from modeling_lion.modeling_lion import LionForConditionalGeneration
+from processing_lion.processing_lion import LionProcessor
 
 
 MOST_NUMBERS = 6
@@ -346,7 +346,8 @@ class SymbolVocabulary(nn.Module):
 
     def kinds(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Words of the kinds and of the colours, each behind a vector for nothing."""
-        return torch.cat([self.nothing[None], self.glyph]), torch.cat([torch.zeros_like(self.nothing[None]), self.color])
+        nothing = self.nothing[None]
+        return torch.cat([nothing, self.glyph]), torch.cat([torch.zeros_like(nothing), self.color])
 
     def objects(self, glyph: torch.Tensor, color: torch.Tensor) -> torch.Tensor:
         """Numbers of kinds and colours, `NOTHING` among them -> the sums of their words, `(..., d_model)`."""
@@ -374,13 +375,13 @@ class LiteracyTeacher(nn.Module):
         super().__init__()
         self.lion, self.vocabulary = lion, vocabulary
 
-    def forward(
-        self, scenes: dict[str, torch.Tensor], exercises: dict[str, torch.Tensor]
-    ) -> dict[str, torch.Tensor]:
+    def forward(self, scenes: dict[str, torch.Tensor], exercises: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The two halves of a batch."""
         return {"loss": self._loss(**scenes) + self._loss(**exercises)}
 
-    def encoder_inputs(self, batch: Mapping[str, torch.Tensor], noise: float = _SYMBOL_NOISE) -> dict[str, torch.Tensor]:
+    def encoder_inputs(
+        self, batch: Mapping[str, torch.Tensor], noise: float = _SYMBOL_NOISE
+    ) -> dict[str, torch.Tensor]:
         """What the language model's encoder reads."""
         symbols = self.vocabulary(
             batch["symbol_words"], batch["symbol_numbers"], batch["symbol_place"], batch["symbol_slot"]

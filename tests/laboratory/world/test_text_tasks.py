@@ -58,7 +58,8 @@ def test_a_list_and_its_name_are_told_apart(seed):
             assert by_name[item.completion] in item.prompt
         if item.task == "packed word":
             (given_word,) = [word for word in item.prompt.split() if word in NAMES]
-            fitting = [words for words, numbers in lists.items() if given_word in words and list_text(numbers) in item.prompt]
+            named = [words for words in lists if given_word in words]
+            fitting = [words for words in named if list_text(lists[words]) in item.prompt]
             assert [word for words in fitting for word in words if word != given_word] == [item.completion]
         if item.task in ("text list", "copy"):
             assert item.completion in item.prompt
@@ -135,7 +136,8 @@ def test_the_teacher_trains_the_language_model(lion, vocabulary, processor):
     teacher = LiteracyTeacher(lion, vocabulary)
     teacher(**LiteracyBatches(1, 0, 2, processor)[0])["loss"].backward()
     touched = {name for name, value in lion.named_parameters() if value.grad is not None and value.grad.any()}
-    assert "language_model.shared.weight" in touched and "language_model.lm_head.weight" in touched
+    assert "language_model.shared.weight" in touched
+    assert "language_model.lm_head.weight" in touched
     assert not [name for name in touched if not name.startswith("language_model.")]
     lion.zero_grad(set_to_none=True)
 
