@@ -88,7 +88,7 @@ def tower_features(
 def kept_features(
     lion: LionForConditionalGeneration, scenes: Sequence[Scene], directory: Path
 ) -> dict[int, torch.Tensor]:
-    """[`tower_features`], from a file of `directory` where they were computed before for this tower and these scenes."""
+    """[`tower_features`], from a file in `directory` if they were computed before for this tower and these scenes."""
     known = zlib.crc32(repr([(scene.seed, len(scene.objects)) for scene in scenes]).encode())
     for name, value in lion.vision_model.state_dict().items():
         if "post_layernorm" not in name:
