@@ -11,7 +11,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from modeling_lion.hub_lion import save_lion
 from modeling_lion.tagger_lion import LionTagger
-from processing_lion.image_processing_lion import load_image
+from processing_lion.image_loading_lion import load_image
 from processing_lion.prompts_lion import format_prompt
 
 

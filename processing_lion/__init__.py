@@ -9,7 +9,8 @@ from processing_lion.grounding_lion import (
     parse_boxes,
     to_pixels,
 )
-from processing_lion.image_processing_lion import LionImageProcessor, load_image, load_images
+from processing_lion.image_loading_lion import image_size, load_image, load_images
+from processing_lion.image_processing_lion import LionImageProcessor
 from processing_lion.processing_lion import LionProcessor, add_qformer_bos_token
 from processing_lion.prompts_lion import (
     PROMPT_TEMPLATES,
@@ -34,6 +35,7 @@ __all__ = [
     "format_box",
     "format_prompt",
     "format_tags",
+    "image_size",
     "infer_task",
     "intersection_over_union",
     "label_boxes",

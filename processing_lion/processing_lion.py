@@ -13,7 +13,8 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
 
 from processing_lion.grounding_lion import label_boxes, to_pixels
-from processing_lion.image_processing_lion import ImageSource, LionImageProcessor
+from processing_lion.image_loading_lion import ImageSource
+from processing_lion.image_processing_lion import LionImageProcessor
 from processing_lion.prompts_lion import SOFT_PROMPT_TOKEN, format_tags
 from processing_lion.remote_code_lion import PROCESSOR_CODE, write_code
 from processing_lion.tasks_lion import TASKS, infer_task

@@ -6,6 +6,8 @@ import sys
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -37,3 +39,13 @@ def golden_all() -> Golden:
 def lion():
     """A tiny LION with both branches, two adapters and the router, with the official golden weights."""
     return load_golden_model("all")
+
+
+@pytest.fixture(scope="session")
+def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for `--data-dir`, with every benchmark's counterpart in the synthetic world, a few rows each."""
+    from laboratory.counterparts.synthetic import write_synthetic
+
+    directory = tmp_path_factory.mktemp("synthetic")
+    write_synthetic(directory, 3)
+    return directory

@@ -388,6 +388,18 @@ def _is_picture(feature: Any) -> bool:
     return isinstance(feature, dict) and set(feature) == {"bytes", "path"}
 
 
+def image_files(pictures: datasets.Dataset) -> list[str] | None:
+    """The files of the column `image`, row by row, or None where an image is embedded or there is none."""
+    if pictures._indices is not None:
+        pictures = pictures.flatten_indices()
+    column = pictures.data.column("image")
+    embedded = pc.is_valid(pc.struct_field(column, "bytes"))
+    files = pc.struct_field(column, "path")
+    if pc.any(embedded).as_py() or files.null_count:
+        return None
+    return files.to_pylist()
+
+
 def _find_missing_images(pictures: datasets.Dataset) -> dict[int, str]:
     """Problems by row. Reads paths and what is null, no picture."""
     if pictures._indices is not None:

@@ -15,6 +15,7 @@ from processing_lion import PROMPT_TEMPLATES
 from trainers.stages import STAGES, Stage
 
 
+DATA_DIR = "{data_dir}"
 ROW_COLUMNS = ("image", "prompt", "completion", "tags", "level")
 _TEMPLATE_COLUMNS = tuple(sorted({f for template in PROMPT_TEMPLATES.values() for f in template.fields}))
 
@@ -161,6 +162,8 @@ class Recipe:
             A `RamForImageTagging` for sources with `tags: tagger`; ships with the final checkpoint. Defaults to the
             base model's subfolder `tagger` where there is one.
         adapters (`dict`): Fields of `LionAdapterConfig` that the stages leave open (`bottleneck_size`).
+        data_dir (`str`, *optional*): What `{data_dir}` stands for in the paths and image folders of sources.
+        max_samples (`int`, *optional*): Use only the first so many rows of sources that don't say so themselves.
         bad_rows (`str`, *optional*, defaults to `"skip"`): `"skip"` reports a bad row and goes on, `"fail"` stops.
         seed (`int`, *optional*, defaults to 42): Of everything random.
         training (`dict`): Fields of `LionSFTConfig` for all stages.
@@ -174,6 +177,8 @@ class Recipe:
     processor: str | None = None
     tagger: str | None = None
     adapters: dict[str, Any] = field(default_factory=dict)
+    data_dir: str | None = None
+    max_samples: int | None = None
     bad_rows: Literal["skip", "fail"] = "skip"
     seed: int = 42
     training: dict[str, Any] = field(default_factory=dict)
@@ -185,11 +190,28 @@ class Recipe:
         unknown = set(self.stages) - set(STAGES)
         if unknown:
             raise ValueError(f"`stages` has {sorted(unknown)}, but the stages are {list(STAGES)}")
+        if self.max_samples is not None and self.max_samples < 1:
+            raise ValueError(f"`max_samples` must be at least 1, got {self.max_samples}")
+        for stage in self.stages.values():
+            stage.data = [self._complete(source) for source in stage.data]
+            stage.evaluation = [self._complete(source) for source in stage.evaluation]
+
+    def _complete(self, source: SourceRecipe) -> SourceRecipe:
+        """A source with what the recipe says for all of them."""
+        places = {name: getattr(source, name) for name in ("path", "image_folder")}
+        for name, place in places.items():
+            if place is not None and DATA_DIR in place:
+                if self.data_dir is None:
+                    raise ValueError(f"needs `data_dir`: `{name}` of {source.name!r} is {place!r}")
+                places[name] = place.replace(DATA_DIR, self.data_dir)
+        max_samples = self.max_samples if source.max_samples is None else source.max_samples
+        return dataclasses.replace(source, max_samples=max_samples, **places)
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> "Recipe":
         """
-        Read a YAML recipe.
+        Read a YAML recipe. With `extends: RECIPE` it has the fields of another one where it doesn't give its own;
+        mappings are merged, lists are not.
 
         Args:
             path (`str` or `Path`): The file, or the name of a recipe that ships with the package (`xl_one_gpu`).
@@ -200,12 +222,7 @@ class Recipe:
             RecipeError: the file, a field or an override is not right.
         """
         path = find_recipe(path)
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise RecipeError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from None
-        if not isinstance(content, dict):
-            raise RecipeError(f"{path}: expected a mapping of fields, got {type(content).__name__}.")
+        content = _read(path)
         for override in overrides:
             _override(content, override)
         return _build(cls, content, where=str(path))
@@ -245,6 +262,35 @@ def find_recipe(path: str | Path) -> Path:
             return candidate
     names = sorted(p.stem for p in shipped.glob("*.yaml"))
     raise RecipeError(f"No recipe {str(path)!r}: neither a file nor one of the shipped recipes {names}.")
+
+
+def _read(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The content of a recipe, on top of what it extends."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise RecipeError(f"{path}: expected a mapping of fields, got {type(content).__name__}.")
+    if "extends" not in content:
+        return content
+    extended = content.pop("extends")
+    if not isinstance(extended, str):
+        raise RecipeError(f"{path}: extends must be str, got {extended!r}.")
+    beside = path.parent / extended
+    base = (beside if beside.is_file() else find_recipe(extended)).resolve()
+    chain = (*extended_by, path.resolve())
+    if base in chain:
+        raise RecipeError(f"{path}: extends {extended!r}, which extends this recipe.")
+    return _merge(_read(base, chain), content)
+
+
+def _merge(base: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for name, value in content.items():
+        both = isinstance(value, dict) and isinstance(base.get(name), dict)
+        merged[name] = _merge(base[name], value) if both else value
+    return merged
 
 
 def _override(content: dict, override: str) -> None:

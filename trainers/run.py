@@ -21,7 +21,7 @@ from modeling_lion import LionTagger, save_lion
 from modeling_lion.modeling_lion import LionForConditionalGeneration
 from modeling_lion.peft_lion import fold_adapters, initialize_adapter
 from processing_lion import LionProcessor
-from trainers.datasets_lion import build_dataset, load_function
+from trainers.datasets_lion import build_dataset, image_files, load_function
 from trainers.precision import has_fast_bfloat16
 from trainers.recipe import Recipe, SourceRecipe
 from trainers.rows import BadRows
@@ -283,13 +283,23 @@ def _tagger(recipe: Recipe, base: str | Path) -> str | Path | None:
 
 
 def _tag(recipe: Recipe, base: str | Path, source: SourceRecipe, pictures: datasets.Dataset) -> list[list[str] | None]:
-    """Tags of all pictures, kept in `output_dir/tags` for later stages and resumed runs."""
+    """
+    Tags of all images, kept in `output_dir/tags` for later stages and resumed runs. An image that is a file is tagged
+    once, whatever rows and sources show it; Visual Genome has fifty rows an image.
+    """
     from trainers.resumable_jsonl import ResumableJsonl
-    from trainers.tagging import ImageColumn, Tagger, tag_images
+    from trainers.tagging import ImageColumn, ImageFiles, Tagger, tag_images
 
     tagger_source = _tagger(recipe, base)
     if tagger_source is None:
         raise ValueError(f"Source {source.name!r} asks for the tagger, but the recipe names no `tagger`.")
+    files = image_files(pictures)
+    if files is not None:
+        key = zlib.crc32(str(tagger_source).encode())
+        path = Path(recipe.output_dir) / "tags" / f"files-{key:08x}.jsonl"
+        tag_images(Tagger.from_pretrained(tagger_source), ImageFiles(dict.fromkeys(files)), path)
+        tags = {record[ImageFiles.key]: record["tags"] for record in ResumableJsonl(path, ImageFiles.key).records()}
+        return [tags.get(file) for file in files]
     origin = [source.path, source.builder, source.builder_kwargs, source.config, source.split, source.revision]
     key = zlib.crc32(json.dumps([*origin, source.data_files, len(pictures), str(tagger_source)]).encode())
     path = Path(recipe.output_dir) / "tags" / f"{source.name}-{key:08x}.jsonl"

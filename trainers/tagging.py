@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from modeling_lion.tagger_lion import LionTagger
-from processing_lion.image_processing_lion import LionImageProcessor, load_image
+from processing_lion.image_loading_lion import load_image
+from processing_lion.image_processing_lion import LionImageProcessor
 from trainers.resumable_jsonl import ResumableJsonl
 
 
@@ -94,6 +95,23 @@ def _find_images(folder: Path) -> Iterator[str]:
         for name in files:
             if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES:
                 yield (Path(directory) / name).relative_to(folder).as_posix()
+
+
+class ImageFiles:
+    """
+    Images by their path; these are the `names`.
+
+    Args:
+        paths (`Iterable[str]`): Each path once.
+    """
+
+    key = "path"
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self.names: Sequence[str] = list(paths)
+
+    def __getitem__(self, index: int) -> str:
+        return self.names[index]
 
 
 class ImageColumn:
@@ -219,7 +237,9 @@ class TaggingReport:
 class _Preprocessed(torch.utils.data.Dataset):
     """Names with pixel values, or with the reason why there are none."""
 
-    def __init__(self, images: ImageFolder | ImageColumn, indices: list[int], processor: LionImageProcessor) -> None:
+    def __init__(
+        self, images: ImageFolder | ImageColumn | ImageFiles, indices: list[int], processor: LionImageProcessor
+    ) -> None:
         self.images = images
         self.indices = indices
         self.processor = processor
@@ -238,7 +258,7 @@ class _Preprocessed(torch.utils.data.Dataset):
 
 def tag_images(
     tagger: Tagger,
-    images: ImageFolder | ImageColumn,
+    images: ImageFolder | ImageColumn | ImageFiles,
     output: str | os.PathLike,
     *,
     language: str = "en",
@@ -254,7 +274,7 @@ def tag_images(
 
     Args:
         tagger (`Tagger`): the tagger.
-        images (`ImageFolder` or `ImageColumn`): the images.
+        images (`ImageFolder`, `ImageColumn` or `ImageFiles`): the images.
         output (`str`): the file.
         language (`str`): `"en"` or `"zh"`.
         tags_column (`str`): the field for the tags.
@@ -367,6 +387,7 @@ def tag_to_dataset(
 __all__ = [
     "IMAGE_SUFFIXES",
     "ImageColumn",
+    "ImageFiles",
     "ImageFolder",
     "Tagger",
     "TaggingReport",

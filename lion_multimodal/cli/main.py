@@ -8,10 +8,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from lion_multimodal.cli import convert, demo, evaluate, predict, push, tag, train
+from lion_multimodal.cli import convert, data, demo, evaluate, predict, push, tag, train
 
 
-SUBCOMMANDS = (convert, demo, evaluate, predict, push, tag, train)
+SUBCOMMANDS = (convert, data, demo, evaluate, predict, push, tag, train)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -74,9 +74,9 @@ class HubDataset:
         split: split to read.
         name: configuration, where there are several.
         columns: those that the reader cannot do without.
-        read_row: a row (a `benchmarks.row.Row`, its images undecoded) to its examples: several where a row holds several
-            questions, none where it does not belong to the benchmark. Raises `ValueError` for a row that cannot be
-            used.
+        read_row: a row (a `benchmarks.row.Row`, its images undecoded) to its examples: several where a row holds
+            several questions, none where it does not belong to the benchmark. Raises `ValueError` for a row that cannot
+            be used.
         revision: branch, tag or commit, where the main one does not serve.
         folder: folder of the repo that holds the files, where the repo does not say which they are.
         picture_table: where the pictures are, if not in the rows.

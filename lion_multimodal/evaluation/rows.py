@@ -17,7 +17,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from lion_multimodal.evaluation.benchmark import Benchmark, Example, HubDataset
-from lion_multimodal.evaluation.benchmarks.row import PictureCell, Row, open_picture
+from lion_multimodal.evaluation.benchmarks.row import PictureCell, Row, decode_picture
+from trainers.record import RECORD_ERRORS, describe_problem
 
 
 logger = logging.getLogger(__name__)
@@ -29,10 +30,6 @@ PICTURE_FOLDER = "images"
 """Folder below a benchmark's local folder that file names of pictures are relative to."""
 
 _ID_COLUMNS = ("question_id", "questionId", "id", "index", "image_id", "img_id", "imgid", "cocoid", "filename")
-
-
-# What a reader raises on purpose, and what it raises where something within a cell is not what it should be.
-_ROW_ERRORS = (ValueError, KeyError, TypeError, AttributeError, IndexError)
 
 
 class DataUnavailableError(ValueError):
@@ -105,8 +102,8 @@ def read_examples(benchmark: Benchmark, data_dir: str | Path | None = None, limi
     for row in tqdm(table.rows(), title, len(table), unit="row", leave=False, disable=not sys.stderr.isatty()):
         try:
             found = list(dataset.read_row(row))
-        except _ROW_ERRORS as error:
-            _leave_out(unusable, table.name, row.number, _row_id(row), _row_problem(error))
+        except RECORD_ERRORS as error:
+            _leave_out(unusable, table.name, row.number, _row_id(row), describe_problem(error))
             continue
         for example in found:
             if example.id in rows_by_id:
@@ -125,28 +122,21 @@ def read_examples(benchmark: Benchmark, data_dir: str | Path | None = None, limi
 
 def load_image(example: Example) -> Image.Image:
     """
-    The picture of an example, decoded, in RGB.
+    The picture of an example, decoded as LION's processor does, in RGB.
 
     Raises:
         ValueError: it is missing or cannot be decoded; names the example.
     """
     try:
-        return open_picture(example.image).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"the picture of {example.id} cannot be read: {error}") from error
+        return decode_picture(example.image)
+    except ValueError as error:
+        reason = str(error).removeprefix("the picture cannot be read: ")
+        raise ValueError(f"the picture of {example.id} cannot be read: {reason}") from error
 
 
 def _leave_out(unusable: list[dict[str, Any]], name: str, number: int, identifier: str, reason: str) -> None:
     unusable.append({"row": number, "id": identifier, "reason": reason})
     logger.warning("%s, row %d (%s) is left out: %s", name, number, identifier, reason)
-
-
-def _row_problem(error: Exception) -> str:
-    if isinstance(error, ValueError):
-        return str(error)
-    if isinstance(error, KeyError):
-        return f"there is no {error} in it"
-    return f"it has another form than the data set's rows ({error})"
 
 
 def _row_id(row: Row) -> str:
@@ -336,8 +326,8 @@ def _unpack(folder: Path, dataset: HubDataset, contents: Mapping[str, Any]) -> l
     assert dataset.unpack is not None
     try:
         return dataset.unpack(contents)
-    except _ROW_ERRORS as error:
-        raise DataUnavailableError(f"{folder} is not like {dataset.path}: {_row_problem(error)}") from error
+    except RECORD_ERRORS as error:
+        raise DataUnavailableError(f"{folder} is not like {dataset.path}: {describe_problem(error)}") from error
 
 
 def _local_table(folder: Path, data: Any, dataset: HubDataset, source: dict[str, Any]) -> _Table:

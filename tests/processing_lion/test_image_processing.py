@@ -8,12 +8,14 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
 import PIL.Image
+import PIL.ImageFile
+import PIL.ImageOps
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from processing_lion import LionImageProcessor, load_image
+from processing_lion import LionImageProcessor, image_loading_lion, image_size, load_image, load_images
 
 
 @pytest.fixture
@@ -62,12 +64,63 @@ def test_http_url(picture):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         host = f"http://127.0.0.1:{server.server_port}"
-        assert same(load_image(f"{host}/picture.png"), picture)
-        with pytest.raises(OSError, match=r"could not fetch .*/other.png: .*404"):
-            load_image(f"{host}/other.png")
+        assert same(load_image(f"{host}/picture.png", allow_private_addresses=True), picture)
+        assert same(load_image(f"HTTP{host[4:]}/picture.png", allow_private_addresses=True), picture)
+        with pytest.raises(OSError, match=r"could not fetch .*/other.png': .*404"):
+            load_image(f"{host}/other.png", allow_private_addresses=True)
+        with pytest.raises(OSError, match=r"images\[1\]: could not fetch .*not a public address"):
+            load_images([picture, f"{host}/picture.png"])
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_whatever_libraries_hand_over(picture, tmp_path):
+    content = png(picture)
+    path = tmp_path / "ä #1?.png"
+    path.write_bytes(content)
+    encoded = base64.b64encode(content).decode()
+    for source in (
+        io.BytesIO(content),
+        bytearray(content),
+        memoryview(content),
+        encoded,
+        "\n".join(encoded[start : start + 76] for start in range(0, len(encoded), 76)),
+        "DATA:image/png;BASE64," + encoded,
+        {"bytes": content, "path": None},
+        {"bytes": content, "path": "no/such/file.png"},
+        {"bytes": None, "path": str(path)},
+        {"path": path},
+        path.as_uri(),
+        "FILE://localhost" + path.as_uri()[len("file://") :],
+        f"file:{path}",
+    ):
+        assert same(load_image(source), picture), source
+        assert same(load_images(source)[0], picture), source
+        assert image_size(source) == picture.size
+    with path.open("rb") as file:
+        file.seek(10)
+        assert same(load_image(file), picture)
+        assert same(load_image(file), picture)  # and it stays open
+
+    with path.open() as text, pytest.raises(TypeError, match="mode 'rb'"):
+        load_image(text)
+
+
+def test_a_column_of_a_data_set_is_a_batch(picture):
+    datasets = pytest.importorskip("datasets")
+    content = png(picture)
+    table = datasets.Dataset.from_dict({"image": [{"bytes": content, "path": None}] * 3})
+    table = table.cast_column("image", datasets.Image(decode=False))
+    for images in (
+        table["image"],
+        table.cast_column("image", datasets.Image())["image"],
+        (content for _ in range(3)),
+        np.array([content, content, content], dtype=object),
+    ):
+        loaded = load_images(images)
+        assert len(loaded) == 3
+        assert all(same(image, picture) for image in loaded)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float32, np.float64, np.uint16])
@@ -154,6 +207,55 @@ def test_exif_rotation_is_applied(picture, tmp_path):
     assert same(load_image(load_image(path)), upright)  # once only
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(10))
+def test_every_orientation_is_that_of_pillow(picture, kind, orientation):
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {}))
+    expected = PIL.ImageOps.exif_transpose(PIL.Image.open(buffer)).convert("RGB")
+    assert same(load_image(buffer), expected)
+    assert same(load_image(load_image(buffer)), expected)
+    assert image_size(buffer) == expected.size
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0", b"\0"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_unreadable_exif_hides_no_image(picture, kind, exif):
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, exif=exif)
+    expected = PIL.Image.open(buffer).convert("RGB")
+    assert same(load_image(buffer), expected)
+    assert same(load_image(PIL.Image.open(buffer)), expected)
+    assert image_size(buffer) == picture.size
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's own
+@settings(max_examples=100, deadline=None)
+@given(
+    exif=st.binary(max_size=60),
+    head=st.sampled_from([b"", b"Exif\0\0", b"Exif\0\0MM\0*\0\0\0\x08", b"II*\0\x08\0\0\0"]),
+)
+def test_no_exif_hides_an_image(exif, head):
+    image = PIL.Image.new("RGB", (9, 6), "green")
+    image.info["exif"] = head + exif
+    assert sorted(load_image(image).size) == [6, 9]
+
+
+def test_an_image_is_converted_in_strips_where_it_is_large(picture, monkeypatch):
+    sources = [picture.convert(mode) for mode in ("RGBA", "LA", "PA")]
+    palette = picture.convert("P")
+    palette.info["transparency"] = 3
+    values = np.random.default_rng(1).integers(0, 65536, (6, 9))
+    sources += [palette, PIL.Image.fromarray(values.astype(np.uint16)), PIL.Image.fromarray(values.astype(np.int32))]
+    sources += [PIL.Image.fromarray((values / 65535).astype(np.float32))]
+    whole = [load_image(source) for source in sources]
+    monkeypatch.setattr(image_loading_lion, "_STRIP", 18)  # two rows
+    for source, expected in zip(sources, whole, strict=True):
+        assert same(load_image(source), expected), source.mode
+
+
 def test_animation_gives_its_first_frame(tmp_path):
     frames = [PIL.Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
@@ -166,12 +268,31 @@ def test_animation_gives_its_first_frame(tmp_path):
 @pytest.mark.parametrize(
     ("source", "error", "message"),
     [
-        (3, TypeError, "cannot load a picture from int; expected a PIL image, a file path"),
+        (3, TypeError, "cannot load an image from int; expected a PIL image, a file path"),
         (None, TypeError, "NoneType"),
-        ({"path": "x"}, TypeError, "dict"),
+        ({"path": "/no/such"}, FileNotFoundError, "'/no/such'"),
+        ({"image": "x"}, TypeError, "must hold an image as 'bytes' or 'path', this one has 'image'"),
+        ({"bytes": None, "path": None}, ValueError, "both are None"),
+        ({"bytes": 3}, TypeError, "'bytes' of a dict that holds an image cannot be of type int"),
+        ({3, 4}, TypeError, "cannot load an image from set"),
+        (PIL.Image.new("RGB", (0, 3)), ValueError, "the PIL image is empty"),
+        (PIL.Image.fromarray(np.full((2, 2), np.inf, np.float32)), ValueError, "not finite"),
+        ("s3://bucket/a.png", FileNotFoundError, "'s3://bucket/a.png'"),
+        ("file://other.host/a.png", ValueError, "a file of another machine"),
+        ("file:///no/such", FileNotFoundError, "'/no/such'"),
+        ("data:image/png", ValueError, "has no comma"),
+        ("data:image/png;base64,AAA", ValueError, "not a valid data: URL"),
+        ("http://[::1", ValueError, "could not fetch 'http://.*not a valid URL"),
+        ("", FileNotFoundError, "no image file ''"),
+        ("dog", FileNotFoundError, "no image file 'dog'"),
+        ("a\0b", FileNotFoundError, "no image file"),
+        ("\ud83d.png", FileNotFoundError, "no image file"),
+        ("~nosuchuser/a.png", FileNotFoundError, "no image file"),
+        ("QUJD" * 5000, ValueError, r"the base64 string 'QUJDQUJD.*\.\.\.' holds no readable image"),
+        ("a long text, " * 5000, FileNotFoundError, r"'a long text.*\.\.\.'; expected"),
         ("/no/such/file.png", FileNotFoundError, "'/no/such/file.png'"),
-        (b"not a picture", ValueError, "13 bytes holds no readable picture"),
-        ("data:image/png;base64,AAAA", ValueError, "no readable picture"),
+        (b"not a picture", ValueError, "13 bytes holds no readable image"),
+        ("data:image/png;base64,AAAA", ValueError, "no readable image"),
         (np.zeros((5, 5, 2)), ValueError, r"shape \(5, 5, 2\)"),
         (np.zeros((2, 3, 4, 4, 3)), ValueError, "shape"),
         (np.zeros((0, 4, 3)), ValueError, "shape"),
@@ -182,8 +303,10 @@ def test_animation_gives_its_first_frame(tmp_path):
     ],
 )
 def test_errors_say_what_was_expected_and_which_picture(source, error, message):
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=message) as caught:
         load_image(source)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
     with pytest.raises(error, match=r"^images\[1\]: "):
         LionImageProcessor()([np.zeros((4, 4, 3), np.uint8), source])
 
@@ -191,10 +314,10 @@ def test_errors_say_what_was_expected_and_which_picture(source, error, message):
 def test_damaged_files_are_reported_by_name(picture, tmp_path):
     path = tmp_path / "half.png"
     path.write_bytes(png(picture.resize((300, 300)))[:2000])
-    with pytest.raises(ValueError, match=r"half\.png holds no readable picture"):
+    with pytest.raises(ValueError, match=r"half\.png holds no readable image"):
         load_image(path)
     (tmp_path / "text.jpg").write_text("hello")
-    with pytest.raises(ValueError, match=r"text\.jpg holds no readable picture"):
+    with pytest.raises(ValueError, match=r"text\.jpg holds no readable image"):
         load_image(tmp_path / "text.jpg")
 
 
@@ -216,8 +339,55 @@ def test_damaged_bytes_give_a_picture_or_a_value_error(kind, damage, length):
         assert load_image(bytes(content)).mode == "RGB"
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    st.one_of(st.text(), st.from_regex(r"(data|file|DATA):[^\n]*"), st.from_regex(r"[A-Za-z0-9+/=\s]*", fullmatch=True))
+)
+def test_any_string_is_an_error_of_a_line(text):
+    with pytest.raises((ValueError, OSError)) as caught:
+        load_image(text)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+def test_large_images_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
+    path = tmp_path / "bomb.png"
+    PIL.Image.new("1", (13300, 13300)).save(path)
+    content = path.read_bytes()
+    assert len(content) < 50_000
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", None)
+    monkeypatch.setattr(PIL.ImageFile.ImageFile, "load", lambda *args: pytest.fail("decoded"))
+    for source in (path, content, PIL.Image.open(path)):
+        with pytest.raises(ValueError, match=r"13300x13300 pixels, more than `max_pixels` \(134217728\)"):
+            load_image(source)
+    with pytest.raises(ValueError, match="max_pixels"):
+        image_size(path)
+    monkeypatch.undo()
+    small = png(PIL.Image.new("RGB", (10, 10)))
+    assert load_image(small, max_pixels=100).size == (10, 10)
+    assert load_image(small, max_pixels=None).size == (10, 10)
+    with pytest.raises(ValueError, match="10x10 pixels"):
+        load_image(small, max_pixels=99)
+
+
+def test_a_pil_image_that_cannot_be_decoded_is_a_value_error(picture, tmp_path):
+    content = png(picture.resize((300, 300)))[:2000]
+    with pytest.raises(ValueError, match="the PIL image holds no readable image"):
+        load_image(PIL.Image.open(io.BytesIO(content)))
+    with pytest.raises(ValueError, match=r"images\[0\]: the PIL image holds no readable image"):
+        LionImageProcessor()(PIL.Image.open(io.BytesIO(content)))
+
+
+def test_the_users_image_stays_as_it_is(picture):
+    picture.info["comment"] = "mine"
+    before = picture.tobytes()
+    loaded = load_image(picture)
+    loaded.putpixel((0, 0), (1, 2, 3))
+    assert (picture.tobytes(), picture.info) == (before, {"comment": "mine"})
+
+
 def test_several_pictures_for_one_text_are_refused(picture):
-    with pytest.raises(ValueError, match=r"images\[0\] holds 2 pictures"):
+    with pytest.raises(ValueError, match=r"images\[0\] holds 2 images"):
         LionImageProcessor()([[picture, picture]])
 
 

@@ -605,7 +605,9 @@ if False:  # Never runs: names the files that belong to this one, for transforme
     from .pipeline_lion import __name__ as _
     from .tagger_lion import __name__ as _
     from .vision_aggregator_lion import __name__ as _
+    from .fetching_lion import __name__ as _
     from .grounding_lion import __name__ as _
+    from .image_loading_lion import __name__ as _
     from .image_processing_lion import __name__ as _
     from .processing_lion import __name__ as _
     from .prompts_lion import __name__ as _

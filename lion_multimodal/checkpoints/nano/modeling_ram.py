@@ -261,6 +261,8 @@ __all__ = ["RamForImageTagging", "RamOutput", "asymmetric_loss"]
 
 
 if False:  # Never runs: names the files that belong to this one, for transformers to copy them.
+    from .fetching_lion import __name__ as _
+    from .image_loading_lion import __name__ as _
     from .image_processing_lion import __name__ as _
     from .remote_code_lion import __name__ as _
     from .configuration_ram import __name__ as _

@@ -11,7 +11,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from .hub_lion import save_lion
 from .tagger_lion import LionTagger
-from .image_processing_lion import load_image
+from .image_loading_lion import load_image
 from .prompts_lion import format_prompt
 
 
@@ -218,7 +218,9 @@ if False:  # Never runs: names the files that belong to this one, for transforme
     from .modeling_ram import __name__ as _
     from .tagger_lion import __name__ as _
     from .vision_aggregator_lion import __name__ as _
+    from .fetching_lion import __name__ as _
     from .grounding_lion import __name__ as _
+    from .image_loading_lion import __name__ as _
     from .image_processing_lion import __name__ as _
     from .processing_lion import __name__ as _
     from .prompts_lion import __name__ as _

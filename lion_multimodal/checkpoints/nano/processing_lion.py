@@ -13,7 +13,8 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
 
 from .grounding_lion import label_boxes, to_pixels
-from .image_processing_lion import ImageSource, LionImageProcessor
+from .image_loading_lion import ImageSource
+from .image_processing_lion import LionImageProcessor
 from .prompts_lion import SOFT_PROMPT_TOKEN, format_tags
 from .remote_code_lion import PROCESSOR_CODE, write_code
 from .tasks_lion import TASKS, infer_task
@@ -466,6 +467,8 @@ def _pad(sequences: list[list[int]], value: int, length: int | None = -1, side: 
 
 
 if False:  # Never runs: names the files that belong to this one, for transformers to copy them.
+    from .fetching_lion import __name__ as _
+    from .image_loading_lion import __name__ as _
     from .image_processing_lion import __name__ as _
     from .remote_code_lion import __name__ as _
     from .grounding_lion import __name__ as _

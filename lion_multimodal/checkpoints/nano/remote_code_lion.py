@@ -8,7 +8,12 @@ from pathlib import Path
 
 # What goes into a repo as remote code: these files and no others. They import torch, transformers, Pillow, NumPy and
 # safetensors, beside the standard library. In a repo all lie in one folder, so their names are unique.
-IMAGE_PROCESSOR_CODE = ("processing_lion/image_processing_lion.py", "processing_lion/remote_code_lion.py")
+IMAGE_PROCESSOR_CODE = (
+    "processing_lion/fetching_lion.py",
+    "processing_lion/image_loading_lion.py",
+    "processing_lion/image_processing_lion.py",
+    "processing_lion/remote_code_lion.py",
+)
 PROCESSOR_CODE = (
     *IMAGE_PROCESSOR_CODE,
     "processing_lion/grounding_lion.py",

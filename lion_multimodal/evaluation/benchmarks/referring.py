@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lion_multimodal.evaluation.benchmark import Benchmark, Example, HubDataset, Metric
-from lion_multimodal.evaluation.benchmarks.row import Row, fraction_box, picture_size
+from lion_multimodal.evaluation.benchmarks.row import Row, picture_size
 from lion_multimodal.evaluation.benchmarks.settings import BOX_DECODING, lmms_lab
 from lion_multimodal.evaluation.published import published_figures
 from processing_lion.prompts_lion import format_prompt
+from trainers.record import corners, fraction_box
 
 
 def _example(identifier: str, image: object, image_id: str, expression: str, box: list[float]) -> Example:
@@ -22,18 +23,13 @@ def _example(identifier: str, image: object, image_id: str, expression: str, box
     )
 
 
-def _corners(box: list[float]) -> list[float]:
-    left, top, width, height = box
-    return [left, top, left + width, top + height]
-
-
 def _benchmark_row(row: Row) -> Iterator[Example]:
     """jxu124/refcoco-benchmark: a picture with its objects, each with COCO's box and several sentences."""
     info = row.value("image_info")
     image, image_id = row.picture("image"), str(info["id"])
     for reference in row.value("ref_list"):
         annotation = Row(reference["ann_info"], row.number)
-        box = fraction_box(_corners(annotation.numbers("bbox", 4)), info["width"], info["height"])
+        box = fraction_box(corners(annotation.numbers("bbox", 4)), info["width"], info["height"])
         named = reference["ref_info"]
         for sentence in named["sentences"]:
             expression = Row(sentence, row.number).text("sent")
@@ -43,7 +39,7 @@ def _benchmark_row(row: Row) -> Iterator[Example]:
 def _lmms_row(row: Row) -> Iterator[Example]:
     """lmms-lab: an object with COCO's box; its sentences are in `answer`, while `question` asks for a caption."""
     image = row.picture("image")
-    box = fraction_box(_corners(row.numbers("bbox", 4)), *picture_size(image))
+    box = fraction_box(corners(row.numbers("bbox", 4)), *picture_size(image))
     name = row.optional_text("file_name")
     # Files are named after picture and object: COCO_train2014_000000581857_16.jpg.
     image_id = name.rsplit("_", 1)[0] if name.count("_") > 2 else name or row.text("question_id")

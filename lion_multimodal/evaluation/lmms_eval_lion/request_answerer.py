@@ -21,6 +21,7 @@ from tqdm import tqdm
 from lion_multimodal.evaluation.answering import Answer, Answerer, group_by_picture
 from lion_multimodal.evaluation.benchmark import LEVELS, Decoding, Example
 from lion_multimodal.evaluation.lmms_eval_lion.wordings import reword
+from processing_lion.image_loading_lion import load_image
 from processing_lion.tasks_lion import infer_task
 
 
@@ -245,11 +246,12 @@ def _row_name(arguments: Sequence[Any]) -> str:
 
 
 def _one_picture(doc_to_visual: Callable[[Any], Any] | None, row: Any) -> Image.Image:
+    # Tasks turn a row's pictures to RGB without regard to transparency or depth; so that is done before, as LION does.
+    if isinstance(row, Mapping):
+        row = {**row, **{name: load_image(cell) for name, cell in row.items() if isinstance(cell, Image.Image)}}
     visuals = (doc_to_visual(row) if doc_to_visual is not None else None) or []
     if len(visuals) != 1:
         raise ValueError(f"LION answers questions about one picture, this one has {len(visuals) or 'none'}")
     if not isinstance(visuals[0], Image.Image):
         raise ValueError(f"LION looks at pictures, this is a {type(visuals[0]).__name__}")
-    # Pillow opens files lazily; here is where it is known which one cannot be read.
-    visuals[0].load()
-    return visuals[0]
+    return load_image(visuals[0])

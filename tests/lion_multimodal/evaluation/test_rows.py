@@ -17,10 +17,11 @@ from PIL import Image
 from laboratory.world.scene import IMAGE_SIZE
 from lion_multimodal.evaluation.benchmark import Example, HubDataset
 from lion_multimodal.evaluation.benchmarks import BENCHMARKS
-from lion_multimodal.evaluation.benchmarks.row import Row, fraction_box
+from lion_multimodal.evaluation.benchmarks.row import Row, picture_size
 from lion_multimodal.evaluation.rows import DataUnavailableError, load_image, read_examples
 from tests.lion_multimodal.evaluation.dataset_hub import SHA, DatasetHub
 from tests.lion_multimodal.evaluation.small import benchmark
+from trainers.record import fraction_box
 
 
 ROOT = Path(__file__).parents[3]
@@ -150,21 +151,47 @@ def test_names_of_pictures_do_not_lead_out_of_their_folder(folder, tmp_path):
     assert "is not in" in examples.unusable[0]["reason"]
 
 
+def _not_there():
+    raise OSError("nowhere")
+
+
 @pytest.mark.parametrize(
     ("image", "reason"),
     [
         (None, "there is no picture"),
         ("no/such.png", "no/such.png"),
-        (b"no picture", "cannot identify image file"),
+        (b"no picture", "holds no readable image"),
         ({"bytes": png()[:60], "path": "a.png"}, "truncated"),
-        ("!" * 300, "no valid base64"),
-        (3, "must be one, or a path"),
+        ("!" * 300, "no image file"),
+        (3, "cannot load an image from int"),
+        (_not_there, "nowhere"),
     ],
 )
 def test_a_picture_that_cannot_be_decoded(image, reason):
     example = Example("seven", image, "7", "What?", {"references": "cat"})
     with pytest.raises(ValueError, match=f"the picture of seven cannot be read: .*{reason}"):
         load_image(example)
+
+
+def test_pictures_are_decoded_as_the_processor_does():
+    """Transparency on white, 16-bit greyscale scaled, EXIF rotation applied, in the size too."""
+    clear = io.BytesIO()
+    Image.new("RGBA", (4, 2), (0, 0, 0, 0)).save(clear, format="PNG")
+    deep = io.BytesIO()
+    Image.new("I;16", (4, 2), 257).save(deep, format="PNG")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    rotated = io.BytesIO()
+    Image.new("RGB", (4, 2), "red").save(rotated, format="JPEG", exif=exif)
+    for content, size, pixel in (
+        (clear, (4, 2), (255, 255, 255)),
+        (deep, (4, 2), (1, 1, 1)),
+        (rotated, (2, 4), (254, 0, 0)),
+    ):
+        for image in (content.getvalue(), {"bytes": content.getvalue(), "path": None}, Image.open(content)):
+            loaded = load_image(Example("seven", image, "7", "What?", {"references": "cat"}))
+            assert (loaded.size, loaded.getpixel((0, 0))) == (size, pixel)
+            assert picture_size(image) == size
 
 
 def test_boxes_as_fractions():

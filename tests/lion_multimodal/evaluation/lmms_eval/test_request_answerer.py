@@ -299,6 +299,14 @@ def test_wrong_arguments(answering, options, message):
         answering(**options)
 
 
+def test_transparent_pictures_are_put_on_white_before_a_task_drops_that(answering):
+    """As the processor does: most tasks' `convert("RGB")` would bring out black."""
+    image = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    requests = [generate_request(COUNT, 0, GREEDY)]
+    answerer = answering(rows={"words": {"test": [{"image": image}]}})
+    assert answerer._picture(requests[0].arguments).getcolors() == [(64, (255, 255, 255))]
+
+
 def test_pictures_are_known_by_their_pixels():
     image = ROWS[0]["image"]
     assert picture_id(image) == picture_id(image.copy())
