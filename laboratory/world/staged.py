@@ -59,7 +59,7 @@ from trainers.stages import Q_FORMER_PARTS
 
 logger = logging.getLogger(__name__)
 
-STEPS = {"tower": 4000, "tagger": 1600, "literacy": 5000, "alignment": 300}
+STEPS = {"tower": 4000, "tagger": 1600, "literacy": 4000, "alignment": 300}
 """Optimiser steps of each phase."""
 
 MOST_OBJECTS = 3
