@@ -9,8 +9,9 @@ embeddings. Two kinds of prefixes are made of symbols:
 - named lists of numbers, of several lengths: a symbol holds a name and a list, asked for the list of a name or for the
   name of a list. Names are words that are neither kinds nor colours.
 
-Then there is plain text without symbols: named numbers, lists to copy, and lists (boxes among them) to look up. REC and
-REG, their templates and anything else that ties a box to a picture belong to the stages.
+Then there is plain text without symbols: named numbers, lists to copy, and lists (boxes among them) to look up. Such a
+look-up is worded as some questions of REC and REG are, with the boxes in the question itself: what ties a box to a
+picture belongs to the stages.
 """
 
 from __future__ import annotations
