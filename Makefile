@@ -39,6 +39,7 @@ test-transformers4: environments
 lint: $(TRANSFORMERS5)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 types: $(TRANSFORMERS5)/.installed
 	$(BIN)/mypy
@@ -76,4 +77,4 @@ $(TORCHAO)/.installed: pyproject.toml $(TRANSFORMERS5)/.installed
 	touch $@
 
 clean:
-	rm -rf $(TRANSFORMERS5) $(TRANSFORMERS4) $(HUB5) $(HUB4) $(TORCHAO) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(TRANSFORMERS5) $(TRANSFORMERS4) $(HUB5) $(HUB4) $(TORCHAO) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,6 +1,7 @@
 """Configurations: what a LION and its tagger are made of."""
 
 from configuration_lion.configuration_lion import (
+    LEVELS,
     TASKS,
     VISUAL_BRANCHES,
     LionConfig,
@@ -11,6 +12,7 @@ from configuration_lion.configuration_ram import RamConfig
 
 
 __all__ = [
+    "LEVELS",
     "TASKS",
     "VISUAL_BRANCHES",
     "LionConfig",

@@ -7,9 +7,27 @@ from typing import Any
 from transformers import InstructBlipQFormerConfig, InstructBlipVisionConfig, T5Config
 from transformers.configuration_utils import PretrainedConfig
 
+from configuration_lion.validation_lion import (
+    ACTIVATION,
+    DROPOUT,
+    INDEX,
+    POSITIVE,
+    POSITIVE_INTEGER,
+    QFORMER_FIELDS,
+    TEXT_FIELDS,
+    VISION_FIELDS,
+    check_fields,
+    check_names,
+    list_of,
+    make_config,
+    optional,
+)
 
-# The order is the task index and the adapter index of the official code: 0 = region-level, 1 = image-level.
-TASKS = ("region_level", "image_level")
+
+# The order is the level's index and the adapter's index in the official code: 0 = region level, 1 = image level.
+LEVELS = ("region_level", "image_level")
+TASKS = LEVELS
+"""The former name of `LEVELS`."""
 VISUAL_BRANCHES = ("qformer", "aggregator")
 BRANCH_OF_ADAPTER = {"image_level": "qformer", "region_level": "aggregator"}
 SHARED_ADAPTER = "shared"
@@ -17,14 +35,7 @@ SHARED_ADAPTER = "shared"
 _RELEASED_DEPTH, _RELEASED_CONTEXT_LAYERS = 39, (28, 18)
 
 
-def _check_positive(owner: str, **sizes: int) -> None:
-    for name, size in sizes.items():
-        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-            raise ValueError(f"`{owner}.{name}` must be a positive integer, got {size!r}.")
-
-
 def _check_heads(owner: str, hidden_size: int, num_attention_heads: int) -> None:
-    _check_positive(owner, num_attention_heads=num_attention_heads)
     if hidden_size % num_attention_heads:
         raise ValueError(
             f"`{owner}.num_attention_heads` ({num_attention_heads}) must divide the hidden size ({hidden_size})."
@@ -68,11 +79,12 @@ class LionVisionAggregatorConfig(PretrainedConfig):
         self.num_attention_heads = num_attention_heads
         self.intermediate_size = intermediate_size
         self.query_layer = query_layer
-        self.context_layers = None if context_layers is None else list(context_layers)
+        self.context_layers = list(context_layers) if isinstance(context_layers, (list, tuple)) else context_layers
         self.hidden_act = hidden_act
         self.dropout = dropout
         self.layer_norm_eps = layer_norm_eps
         self.output_layer_norm_eps = output_layer_norm_eps
+        check_fields(self.base_config_key, self, _AGGREGATOR_FIELDS)
 
     def fit_to_tower(self, num_vision_layers: int, hidden_size: int) -> None:
         """Fill in the layer indices for a tower of `num_vision_layers` blocks; `ValueError` where they don't fit."""
@@ -81,15 +93,25 @@ class LionVisionAggregatorConfig(PretrainedConfig):
             self.query_layer = last
         if self.context_layers is None:
             self.context_layers = [round(i * last / (_RELEASED_DEPTH - 1)) for i in _RELEASED_CONTEXT_LAYERS]
-        if not self.context_layers:
-            raise ValueError("`aggregator_config.context_layers` must name at least one vision block, got [].")
+        check_fields(self.base_config_key, self, _AGGREGATOR_FIELDS)
         for name, index in [("query_layer", self.query_layer), *(("context_layers", i) for i in self.context_layers)]:
             if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index <= last:
                 raise ValueError(
                     f"`aggregator_config.{name}` holds {index!r}, but the vision tower has blocks 0 to {last}."
                 )
-        _check_positive("aggregator_config", intermediate_size=self.intermediate_size)
         _check_heads("aggregator_config", hidden_size, self.num_attention_heads)
+
+
+_AGGREGATOR_FIELDS = {
+    "num_attention_heads": POSITIVE_INTEGER,
+    "intermediate_size": POSITIVE_INTEGER,
+    "query_layer": optional(INDEX),
+    "context_layers": optional(list_of(INDEX)),
+    "hidden_act": ACTIVATION,
+    "dropout": DROPOUT,
+    "layer_norm_eps": POSITIVE,
+    "output_layer_norm_eps": POSITIVE,
+}
 
 
 class LionMixtureOfAdaptersConfig(PretrainedConfig):
@@ -100,21 +122,22 @@ class LionMixtureOfAdaptersConfig(PretrainedConfig):
         bottleneck_size (`int`, *optional*, defaults to 64): Width of each adapter's hidden layer.
         adapters (`list[str]`, *optional*, defaults to `["region_level", "image_level"]`):
             Adapters in their official order. `["region_level", "image_level"]` is the routed mixture; a single name is
-            one adapter without a router, `"shared"` one that belongs to no task; `[]` is the bare LLM.
+            one adapter without a router, `"shared"` one that belongs to no level; `[]` is the bare LLM.
     """
 
     model_type = "lion_mixture_of_adapters"
     base_config_key = "adapter_config"
 
-    def __init__(self, bottleneck_size: int = 64, adapters: Sequence[str] = TASKS, **kwargs: Any):
+    def __init__(self, bottleneck_size: int = 64, adapters: Sequence[str] = LEVELS, **kwargs: Any):
         super().__init__(**kwargs)
         self.bottleneck_size = bottleneck_size
-        self.adapters = list(adapters)
+        self.adapters = check_names("adapter_config.adapters", adapters, [*LEVELS, SHARED_ADAPTER])
+        check_fields(self.base_config_key, self, {"bottleneck_size": POSITIVE_INTEGER})
 
     def fit_to_branches(self, visual_branches: Sequence[str]) -> None:
         """Raise `ValueError` unless the adapters exist, stand in order and have their visual branch."""
-        _check_positive("adapter_config", bottleneck_size=self.bottleneck_size)
-        possible = [[], [SHARED_ADAPTER], *([task] for task in TASKS), list(TASKS)]
+        check_fields(self.base_config_key, self, {"bottleneck_size": POSITIVE_INTEGER})
+        possible = [[], [SHARED_ADAPTER], *([level] for level in LEVELS), list(LEVELS)]
         if self.adapters not in possible:
             raise ValueError(f"`adapter_config.adapters` must be one of {possible}, got {self.adapters}.")
         for adapter in self.adapters:
@@ -142,7 +165,10 @@ class LionConfig(PretrainedConfig):
             The mixture of adapters. Defaults to one adapter per visual branch.
         num_query_tokens (`int`, *optional*, defaults to 32): Learned queries of the Q-Former.
         visual_branches (`list[str]`, *optional*, defaults to `["qformer", "aggregator"]`):
-            Which visual tokens stand before the text: both, or one of them.
+            Which visual tokens the model can make: those of both branches, or of one.
+        active_branches (`list[str]`, *optional*):
+            Those of them that stand before the text, where a model with both was trained to see one (as training stages
+            1 and 2 do). Defaults to all of `visual_branches`.
         qformer_input_layer_norm_eps (`float`, *optional*, defaults to 1e-5):
             Epsilon of the norm between tower and Q-Former (`ln_vision`); the tower's own blocks use
             `vision_config.layer_norm_eps`.
@@ -180,13 +206,17 @@ class LionConfig(PretrainedConfig):
         num_query_tokens: int = 32,
         visual_branches: Sequence[str] = VISUAL_BRANCHES,
         qformer_input_layer_norm_eps: float = 1e-5,
+        active_branches: Sequence[str] | None = None,
         **kwargs: Any,
     ):
+        self.active_branches = None if active_branches is None else list(active_branches)
         self.num_query_tokens = num_query_tokens
-        self.visual_branches = list(visual_branches)
+        self.visual_branches = check_names("visual_branches", visual_branches, VISUAL_BRANCHES)
         self.qformer_input_layer_norm_eps = qformer_input_layer_norm_eps
         if adapter_config is None:
-            adapter_config = {"adapters": [t for t in TASKS if BRANCH_OF_ADAPTER[t] in self.visual_branches]}
+            adapter_config = {
+                "adapters": [level for level in LEVELS if BRANCH_OF_ADAPTER[level] in self.visual_branches]
+            }
 
         # The tower's own default range of 1e-10 would leave a fresh model blind.
         self.vision_config = self._sub_config("vision_config", vision_config, {"initializer_range": 0.02})
@@ -208,39 +238,45 @@ class LionConfig(PretrainedConfig):
         if value is None:
             value = {}
         if isinstance(value, dict):
-            return sub_class(**{**(defaults or {}), **value})
+            return make_config(name, sub_class, {**(defaults or {}), **value}, _FIELDS.get(name, {}))
         # By name: remote code may bring its own copy of LION's classes.
         if getattr(value, "model_type", None) != sub_class.model_type:
             raise ValueError(f"`{name}` must be a dict or a {sub_class.__name__}, got {type(value).__name__}.")
+        check_fields(name, value, _FIELDS.get(name, {}))
         return value
 
     def _text_config(self, value: Any) -> T5Config:
         if isinstance(value, dict) or value is None:
             value = {**_FLAN_T5_XL, **(value or {})}
-            config = T5Config(**value)
+            config = make_config("text_config", T5Config, value, TEXT_FIELDS)
             # T5Config reads "gated-gelu" as the tanh approximation and forgets what the dict said.
             config.dense_act_fn = value["dense_act_fn"]
         else:
             config = self._sub_config("text_config", value)
-        if config.decoder_start_token_id is None:
+        if getattr(config, "decoder_start_token_id", None) is None:  # transformers 5's may lack it
             config.decoder_start_token_id = config.pad_token_id
         return config
 
     def _validate(self) -> None:
+        check_fields("", self, {"num_query_tokens": POSITIVE_INTEGER, "qformer_input_layer_norm_eps": POSITIVE})
         branches = self.visual_branches
         if not branches or branches != [branch for branch in VISUAL_BRANCHES if branch in branches]:
             raise ValueError(
                 f"`visual_branches` must hold one or both of {list(VISUAL_BRANCHES)}, in that order, got {branches}."
+            )
+        active = self.active_branches
+        if active is not None and (not active or active != [branch for branch in branches if branch in active]):
+            raise ValueError(
+                f"`active_branches` must be None or hold some of `visual_branches` {branches}, in that order, got "
+                f"{active}."
             )
         vision, qformer = self.vision_config, self.qformer_config
         if vision.image_size % vision.patch_size:
             raise ValueError(
                 f"`vision_config.patch_size` ({vision.patch_size}) must divide `image_size` ({vision.image_size})."
             )
-        _check_positive("vision_config", num_hidden_layers=vision.num_hidden_layers)
         _check_heads("vision_config", vision.hidden_size, vision.num_attention_heads)
         if "qformer" in branches:
-            _check_positive("config", num_query_tokens=self.num_query_tokens)
             _check_heads("qformer_config", qformer.hidden_size, qformer.num_attention_heads)
             qformer.encoder_hidden_size = vision.hidden_size
         if "aggregator" in branches:
@@ -252,7 +288,7 @@ class LionConfig(PretrainedConfig):
         """Visual tokens that stand before the text in the LLM's encoder."""
         patches = (self.vision_config.image_size // self.vision_config.patch_size) ** 2 + 1
         lengths = {"qformer": self.num_query_tokens, "aggregator": patches}
-        return sum(lengths[branch] for branch in self.visual_branches)
+        return sum(lengths[branch] for branch in self.active_branches or self.visual_branches)
 
     @classmethod
     def from_preset(cls, name: str, **kwargs: Any) -> "LionConfig":
@@ -288,6 +324,8 @@ _FLAN_T5_XL = {
     "eos_token_id": 1,
     "decoder_start_token_id": 0,
 }
+
+_FIELDS = {"vision_config": VISION_FIELDS, "qformer_config": QFORMER_FIELDS, "text_config": TEXT_FIELDS}
 
 _PRESETS: dict[str, dict] = {
     "flan-t5-xl": {},

@@ -1,22 +1,21 @@
-"""LION itself: the model, its tagger, the pipeline, the PEFT method, conversion and self-contained Hub repos."""
+"""
+LION itself: the model, its tagger, the pipeline, the PEFT method and self-contained Hub repos. Importing it registers
+them with transformers' Auto classes; `import modeling_lion.peft_lion` registers the method with PEFT.
+"""
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-import transformers  # noqa: F401 (its Auto classes learn of LION below)
-
-from modeling_lion import auto_lion
+from modeling_lion.auto_lion import AutoModelForVision2Seq, register
+from modeling_lion.hub_lion import save_lion
+from modeling_lion.modeling_lion import LionForConditionalGeneration, LionImageFeatures
+from modeling_lion.modeling_ram import RamForImageTagging
+from modeling_lion.pipeline_lion import LionImageToTextPipeline
+from modeling_lion.tagger_lion import LionTagger
 
 
 if TYPE_CHECKING:
-    from transformers import AutoModelForImageTextToText as AutoModelForVision2Seq
-
-    from modeling_lion.hub_lion import save_lion
-    from modeling_lion.modeling_lion import LionForConditionalGeneration, LionImageFeatures
-    from modeling_lion.modeling_ram import RamForImageTagging
     from modeling_lion.peft_lion import LionAdapterConfig, LionAdapterModel
-    from modeling_lion.pipeline_lion import LionImageToTextPipeline
-    from modeling_lion.tagger_lion import LionTagger
 
 __all__ = [
     "AutoModelForVision2Seq",
@@ -30,29 +29,16 @@ __all__ = [
     "save_lion",
 ]
 
-_MODULES = {
-    "LionAdapterConfig": "peft_lion",
-    "LionAdapterModel": "peft_lion",
-    "LionForConditionalGeneration": "modeling_lion",
-    "LionImageFeatures": "modeling_lion",
-    "LionImageToTextPipeline": "pipeline_lion",
-    "LionTagger": "tagger_lion",
-    "RamForImageTagging": "modeling_ram",
-    "save_lion": "hub_lion",
-}
-
 
 def __getattr__(name: str) -> Any:
-    # The first use imports: models take transformers seconds to load, which `import modeling_lion` alone need not cost.
-    if name == "AutoModelForVision2Seq":
-        return auto_lion.auto_model_for_vision2seq()
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    # On first use, as PEFT is optional and takes seconds to import.
+    if name in ("LionAdapterConfig", "LionAdapterModel"):
+        return getattr(importlib.import_module("modeling_lion.peft_lion"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-auto_lion.register()
+register()

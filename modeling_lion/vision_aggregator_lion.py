@@ -11,7 +11,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from configuration_lion.configuration_lion import LionVisionAggregatorConfig
-from modeling_lion.attention_lion import attend
+from modeling_lion.attention_lion import MultiHeadAttention
 
 
 class LionZeroInitLinear(nn.Linear):
@@ -22,14 +22,11 @@ class LionZeroInitLinear(nn.Linear):
         nn.init.zeros_(self.bias)
 
 
-class LionVisionAggregatorAttention(nn.Module):
+class LionVisionAggregatorAttention(MultiHeadAttention):
     """Multi-head attention over image tokens, with output dense, residual and post-norm. No mask: all tokens count."""
 
     def __init__(self, config: LionVisionAggregatorConfig, hidden_size: int):
-        super().__init__()
-        self.config = config
-        self.head_dim = hidden_size // config.num_attention_heads
-        self.is_causal = False
+        super().__init__(config, hidden_size // config.num_attention_heads, config.dropout)
         self.query = nn.Linear(hidden_size, hidden_size)
         self.key = nn.Linear(hidden_size, hidden_size)
         self.value = nn.Linear(hidden_size, hidden_size)
@@ -40,12 +37,11 @@ class LionVisionAggregatorAttention(nn.Module):
     def forward(self, hidden_states: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
         """Both are `(batch_size, num_patches + 1, hidden_size)`; without `context` the tokens attend to themselves."""
         context = hidden_states if context is None else context
-        query, key, value = (
-            states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-            for states in (self.query(hidden_states), self.key(context), self.value(context))
-        )
-        attended = attend(self, query, key, value, self.config.dropout)
-        attended = self.dropout(self.dense(attended))
+        query = self.split_heads(self.query(hidden_states))  # (batch_size, num_heads, num_patches + 1, head_dim)
+        key = self.split_heads(self.key(context))
+        value = self.split_heads(self.value(context))
+        attended, _ = self.attend(query, key, value)
+        attended = self.dropout(self.dense(attended))  # (batch_size, num_patches + 1, hidden_size)
         return self.layer_norm(attended + hidden_states)
 
 
@@ -64,7 +60,8 @@ class LionVisionAggregatorLayer(GradientCheckpointingLayer):
 
     def forward(self, hidden_states: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         hidden_states = self.crossattention(self.attention(hidden_states), context)
-        forwarded = self.dense(self.activation(self.intermediate(hidden_states)))
+        widened = self.activation(self.intermediate(hidden_states))  # (batch_size, num_patches + 1, intermediate_size)
+        forwarded = self.dense(widened)  # (batch_size, num_patches + 1, hidden_size)
         return self.layer_norm(self.dropout(forwarded) + hidden_states)
 
 

@@ -11,7 +11,8 @@ from processing_lion.grounding_lion import (
 )
 from processing_lion.image_loading_lion import image_size, load_image, load_images
 from processing_lion.image_processing_lion import LionImageProcessor
-from processing_lion.processing_lion import LionProcessor, add_qformer_bos_token
+from processing_lion.levels_lion import LEVELS, TASKS, infer_level, infer_task
+from processing_lion.processing_lion import LionProcessor, add_qformer_bos_token, check_processor_files
 from processing_lion.prompts_lion import (
     PROMPT_TEMPLATES,
     SOFT_PROMPT_TOKEN,
@@ -19,10 +20,10 @@ from processing_lion.prompts_lion import (
     format_prompt,
     format_tags,
 )
-from processing_lion.tasks_lion import TASKS, infer_task
 
 
 __all__ = [
+    "LEVELS",
     "PROMPT_TEMPLATES",
     "SOFT_PROMPT_TOKEN",
     "TASKS",
@@ -31,11 +32,13 @@ __all__ = [
     "PromptTemplate",
     "add_qformer_bos_token",
     "box_iou",
+    "check_processor_files",
     "draw_boxes",
     "format_box",
     "format_prompt",
     "format_tags",
     "image_size",
+    "infer_level",
     "infer_task",
     "intersection_over_union",
     "label_boxes",

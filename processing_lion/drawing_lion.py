@@ -1,7 +1,7 @@
 """Boxes and their labels, drawn on an image."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import PIL.Image
@@ -37,15 +37,19 @@ def draw_boxes(
         An RGB copy.
 
     Raises:
-        ValueError: a box does not hold four finite numbers, or there is not one label for each box.
+        ValueError: a box does not hold four finite numbers, there is not one label for each box, or the colour is none.
     """
-    boxes = [[float(value) for value in box] for box in boxes]
+    if color is not None:
+        try:
+            PIL.ImageColor.getrgb(color)
+        except (AttributeError, TypeError, ValueError):
+            raise ValueError(f"color must be the name of a colour or '#rrggbb', got {color!r:.100}") from None
+    boxes = [_read_box(index, box) for index, box in enumerate(boxes)]
+    if isinstance(labels, str) or any(not isinstance(label, str) for label in labels or ()):
+        raise ValueError(f"labels must be a list of strings, one for each box, got {labels!r:.100}")
     labels = [""] * len(boxes) if labels is None else list(labels)
     if len(labels) != len(boxes):
         raise ValueError(f"labels must hold one string for each box, got {len(labels)} for {len(boxes)} boxes")
-    for index, box in enumerate(boxes):
-        if len(box) != 4 or not all(math.isfinite(value) for value in box):
-            raise ValueError(f"boxes[{index}] must hold 4 finite numbers (x1, y1, x2, y2) in pixels, got {box}")
 
     image = image.convert("RGB") if image.mode != "RGB" else image.copy()
     draw = PIL.ImageDraw.Draw(image)
@@ -63,6 +67,16 @@ def draw_boxes(
     return image
 
 
+def _read_box(index: int, box: Any) -> list[float]:
+    try:
+        values = [float(value) for value in box]
+    except (TypeError, ValueError):
+        values = []
+    if len(values) != 4 or not all(math.isfinite(value) for value in values):
+        raise ValueError(f"boxes[{index}] must hold 4 finite numbers (x1, y1, x2, y2) in pixels, got {box!r:.100}")
+    return values
+
+
 def _clip_box(box: Sequence[float], size: tuple[int, int]) -> tuple[float, float, float, float]:
     (x1, x2), (y1, y2) = sorted((box[0], box[2])), sorted((box[1], box[3]))
     right, bottom = size[0] - 1, size[1] - 1
@@ -74,12 +88,8 @@ def _draw_label(
 ) -> tuple[int, int, int, int]:
     """Draws one label where it fits best and returns the rectangle that it takes."""
     padding = 2
+    label = _shorten(label, lambda text: draw.textlength(_one_line(text), font=font) + 2 * padding <= size[0])
     left, top, right, bottom = draw.textbbox((0, 0), label, font=font)
-    while right - left + 2 * padding > size[0] and len(label) > 1:
-        label = label[:-2].rstrip() + "…" if label.endswith("…") else label[:-1].rstrip() + "…"
-        left, top, right, bottom = draw.textbbox((0, 0), label, font=font)
-        if label == "…":
-            break
     width, height = math.ceil(right - left) + 2 * padding, math.ceil(bottom - top) + 2 * padding
 
     x1, y1, x2, y2 = (round(value) for value in box)
@@ -97,6 +107,26 @@ def _draw_label(
     ink = "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "white"
     draw.text((place[0] + padding - left, place[1] + padding - top), label, fill=ink, font=font)
     return place
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _shorten(label: str, fits: Callable[[str], bool]) -> str:
+    """The label on one line, or as much of its head as fits, with a mark of omission."""
+    label = _one_line(label)
+    # The length that fits is looked for from below, by doubling, so that a long label is never measured as a whole.
+    fitting, too_long = 0, 1
+    while too_long < len(label) and fits(label[:too_long] + "…"):
+        fitting, too_long = too_long, 2 * too_long
+    if too_long >= len(label) and fits(label):
+        return label
+    too_long = min(too_long, len(label))
+    while too_long - fitting > 1:
+        middle = (fitting + too_long) // 2
+        fitting, too_long = (middle, too_long) if fits(label[:middle] + "…") else (fitting, middle)
+    return label[:fitting].rstrip() + "…"
 
 
 def _overlap(first: Sequence[float], second: Sequence[float]) -> bool:

@@ -28,13 +28,18 @@ class PromptTemplate:
 
     Attributes:
         text: the instruction; `format_prompt` fills its fields.
-        task: the level that the task is routed as, `"image_level"` or `"region_level"`.
+        level: the level that the task is routed as, `"image_level"` or `"region_level"`.
         source: where the wording comes from.
     """
 
     text: str
-    task: str
+    level: str
     source: str
+
+    @property
+    def task(self) -> str:
+        """The former name of `level`."""
+        return self.level
 
     @property
     def fields(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from configuration_lion.configuration_lion import TASKS, LionConfig
+from configuration_lion.configuration_lion import LEVELS, LionConfig
 
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -16,7 +16,7 @@ LAYOUTS = ("all", "qformer", "aggregator")
 SOFT_PROMPT_TOKEN = 799
 
 _BRANCHES = {"all": ["qformer", "aggregator"], "qformer": ["qformer"], "aggregator": ["aggregator"]}
-_ADAPTERS = {"all": list(TASKS), "qformer": ["image_level"], "aggregator": ["region_level"]}
+_ADAPTERS = {"all": list(LEVELS), "qformer": ["image_level"], "aggregator": ["region_level"]}
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Golden:
 
     @property
     def inputs(self) -> dict[str, torch.Tensor]:
-        """What the model takes, without the task."""
+        """What the model takes, without the level."""
         names = ("pixel_values", "input_ids", "attention_mask", "qformer_input_ids", "qformer_attention_mask")
         inputs = {name: self.tensors[name] for name in names if name in self.tensors}
         inputs["soft_prompt_mask"] = (inputs["input_ids"] == SOFT_PROMPT_TOKEN).long()
@@ -81,5 +81,5 @@ def load_golden_model(layout: str, attn_implementation: str = "sdpa"):
     golden = load_golden(layout)
     config = golden.config()
     model = LionForConditionalGeneration._from_config(config, attn_implementation=attn_implementation)
-    model.load_state_dict(convert_lion_checkpoint(golden.official_state_dict, config), strict=False)
+    model.load_state_dict(convert_lion_checkpoint(golden.official_state_dict, config))
     return model.eval()

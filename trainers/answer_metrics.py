@@ -6,6 +6,7 @@ import numpy as np
 from transformers import EvalPrediction
 
 from processing_lion import intersection_over_union, parse_boxes
+from processing_lion.answers_lion import plain_answer
 
 
 IOU_THRESHOLD = 0.5
@@ -16,13 +17,14 @@ def answer_metrics(predictions: list[str], references: list[str]) -> dict[str, f
     Compare answers.
 
     Returns:
-        `exact_match`: share of answers that agree but for case, surrounding blanks and a final full stop; and, where
+        `exact_match`: share of answers that agree but for case, blanks and a final full stop; and, where
         references hold boxes, `box_accuracy`: share of these whose first box is met by the answer's first box with an
         intersection over union of at least 0.5.
     """
     if not references:
         return {}
-    metrics = {"exact_match": float(np.mean([_plain(p) == _plain(r) for p, r in zip(predictions, references)]))}
+    matches = [plain_answer(prediction) == plain_answer(wanted) for prediction, wanted in zip(predictions, references)]
+    metrics = {"exact_match": float(np.mean(matches))}
     hits = []
     for prediction, reference in zip(predictions, references):
         wanted = parse_boxes(reference)
@@ -32,10 +34,6 @@ def answer_metrics(predictions: list[str], references: list[str]) -> dict[str, f
     if hits:
         metrics["box_accuracy"] = float(np.mean(hits))
     return metrics
-
-
-def _plain(answer: str) -> str:
-    return answer.strip().casefold().removesuffix(".").rstrip()
 
 
 class ComputeAnswerMetrics:

@@ -8,12 +8,10 @@ import numpy as np
 import PIL.Image
 
 from processing_lion import format_box, parse_boxes
+from processing_lion.grounding_lion import NUMBER, Box
 
 
-Box = tuple[float, float, float, float]
-
-_NUMBER = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)"
-_QUADRUPLE = rf"\s*{_NUMBER}\s*(?:,\s*{_NUMBER}\s*){{3}}"
+_QUADRUPLE = rf"\s*{NUMBER}\s*(?:,\s*{NUMBER}\s*){{3}}"
 # Training texts write `[x1,y1,x2,y2]`, or several boxes in one pair of brackets with `;` between them.
 _GROUP = re.compile(rf"\[({_QUADRUPLE}(?:;{_QUADRUPLE})*)\]")
 # Coarse on purpose: a picture that could have been flipped is a smaller loss than a wrong "left".

@@ -1,6 +1,8 @@
 """From the sources of a recipe to one data set of uniform rows, map-style or streaming."""
 
+import dataclasses
 import importlib
+import json
 import logging
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -11,17 +13,24 @@ import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 from accelerate import PartialState
+from datasets.exceptions import DatasetGenerationError
 
-from processing_lion import PROMPT_TEMPLATES, format_box, format_prompt
+from processing_lion import LEVELS, PROMPT_TEMPLATES, format_box, format_prompt
+from trainers.opening import open_dataset
 from trainers.recipe import SourceRecipe
+from trainers.row_formats import read_rows
 from trainers.rows import (
+    EXPECTED_COLUMNS,
     BadRows,
+    find_encoding_problem,
     find_missing_image,
     find_text_problem,
     read_completions,
+    read_exchange,
     read_image_source,
+    read_prompt,
     read_tags,
-    read_text,
+    split_exchanges,
 )
 
 
@@ -153,7 +162,26 @@ def load_source(
 ) -> AnyDataset:
     """Load and check one source (arguments as for [`build_dataset`])."""
     bad_rows = bad_rows or BadRows()
-    raw = _open(source, num_processes)
+    if source.format == "auto":
+        read = read_rows(
+            str(source.path),
+            image_folder=source.image_folder,
+            box_format=source.box_format,
+            annotations=source.annotations,
+            level=source.level if source.level in LEVELS else "auto",
+            split=source.split,
+        )
+        logger.info("%s: %s.", source.name, read.summary())
+        bad_rows.check_share(source.name, sum(read.left_out.values()), len(read.rows), read.summary())
+        raw, torn = read.to_dataset(), {}
+        if source.max_samples is not None:
+            raw = raw.take(source.max_samples)
+        source = dataclasses.replace(
+            source, format="columns", box_format=None, annotations=None, image_folder=None, level="column"
+        )
+    else:
+        raw, torn = _open(source, num_processes)
+        raw = _expand_conversations(raw, source)
     reader = _RowReader(source, raw.column_names)
     if isinstance(raw, datasets.IterableDataset):
         if source.tags == "tagger":
@@ -161,15 +189,58 @@ def load_source(
                 f"Source {source.name!r} streams, so the tagger cannot go first: write its tags beforehand."
             )
         return _stream(raw, source, reader, seed if training else None, bad_rows, process_index, num_processes)
-    return _prepare(raw, source, reader, bad_rows, tag_pictures)
+    return _prepare(raw, source, reader, bad_rows, tag_pictures, torn)
 
 
-def _open(source: SourceRecipe, num_processes: int) -> AnyDataset:
+def _expand_conversations(raw: AnyDataset, source: SourceRecipe) -> AnyDataset:
+    column = source.columns.get("messages", "messages")
+    if column not in (raw.column_names or ()) or "prompt" in source.columns or "prompt" in raw.column_names:
+        return raw
+    return expand_conversations(raw, column)
+
+
+def expand_conversations(rows: AnyDataset, column: str = "messages") -> AnyDataset:
+    """
+    One row for each exchange of a conversation, since LION has no memory of turns: each row is repeated with the number
+    of the exchange in the new column `turn`. Images are neither copied nor decoded.
+    """
+    if isinstance(rows, datasets.IterableDataset):
+
+        def expand(batch: Mapping[str, list]) -> dict[str, list]:
+            counts = [_count_exchanges(messages) for messages in batch[column]]
+            repeated = {name: [v for v, n in zip(values, counts) for _ in range(n)] for name, values in batch.items()}
+            return {**repeated, "turn": [turn for n in counts for turn in range(n)]}
+
+        features = None if rows.features is None else {**rows.features, "turn": datasets.Value("int64")}
+        return rows.map(expand, batched=True, features=None if features is None else datasets.Features(features))
+    counts = [_count_exchanges(messages) for messages in rows.select_columns(column)[column]]
+    if max(counts, default=1) > 1:
+        rows = rows.select([index for index, n in enumerate(counts) for _ in range(n)])
+    return rows.add_column("turn", pa.array([turn for n in counts for turn in range(n)], pa.int64()))
+
+
+def _count_exchanges(messages: Any) -> int:
+    """At least one, so that a conversation without any is seen to be unusable."""
+    try:
+        return max(1, len(split_exchanges(messages)))
+    except ValueError:
+        return 1
+
+
+def _open(source: SourceRecipe, num_processes: int) -> tuple[AnyDataset, dict[int, str]]:
+    """The rows, and what is wrong with those that no data set can hold."""
+    torn: dict[int, str] = {}
     try:
         if source.builder is not None:
             raw = load_function(source.builder)(**source.builder_kwargs)
         else:
-            raw = _load(source, str(source.path), num_processes)
+            try:
+                raw = _load(source, str(source.path), num_processes)
+            except DatasetGenerationError:
+                path = Path(str(source.path)).expanduser()
+                if source.streaming or path.suffix != ".jsonl" or not path.is_file():
+                    raise
+                raw, torn = _read_lines(path)
     except Exception as error:
         raise ValueError(
             f"Source {source.name!r} cannot be loaded from {source.path or source.builder!r}: "
@@ -185,29 +256,39 @@ def _open(source: SourceRecipe, num_processes: int) -> AnyDataset:
         raw = raw.take(source.max_samples)
     if raw.column_names is None:  # a stream that does not know before it is read
         raw = raw._resolve_features()
-    return raw
+    return raw, torn
 
 
-_FILE_FORMATS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv", ".tar": "webdataset"}
+def _read_lines(path: Path) -> tuple[datasets.Dataset, dict[int, str]]:
+    """JSON Lines of which some cannot be read: these become empty rows, with what is wrong with them."""
+    records: list[dict[str, Any]] = []
+    problems: dict[int, str] = {}
+    for line in path.read_bytes().splitlines():
+        try:
+            record = json.loads(line)
+            if not isinstance(record, dict):
+                raise ValueError(f"expected an object, got {type(record).__name__}")
+            problem = find_encoding_problem("texts", json.dumps(record, ensure_ascii=False))
+        except ValueError as error:
+            record, problem = {}, f"is no JSON record: {error}"
+        if problem is not None:
+            problems[len(records)] = problem
+            record = {}
+        records.append(record)
+    names = dict.fromkeys(name for record in records for name in record)
+    return datasets.Dataset.from_dict({name: [record.get(name) for record in records] for name in names}), problems
 
 
 def _load(source: SourceRecipe, name: str, num_processes: int) -> AnyDataset:
-    path = Path(name).expanduser()
-    if path.suffix in _FILE_FORMATS:
-        return datasets.load_dataset(
-            _FILE_FORMATS[path.suffix], data_files=str(path), split=source.split, streaming=source.streaming
-        )
-    if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-        saved = datasets.load_from_disk(str(path))
-        return _to_stream(saved, num_processes) if source.streaming and isinstance(saved, datasets.Dataset) else saved
-    return datasets.load_dataset(
-        str(path) if path.is_dir() else name,
-        name=source.config,
-        split=source.split,
+    opened = open_dataset(
+        name,
+        source.config,
+        source.split,
         revision=source.revision,
         data_files=source.data_files,
         streaming=source.streaming,
     )
+    return _to_stream(opened, num_processes) if source.streaming and isinstance(opened, datasets.Dataset) else opened
 
 
 def load_function(name: str) -> Callable:
@@ -226,13 +307,19 @@ class _RowReader:
         self.source = source
         self.columns = {
             name: source.columns.get(name, name)
-            for name in ("image", "prompt", "completion", "tags", "level")
+            for name in ("image", "prompt", "completion", "messages", "tags", "level")
             if name in source.columns or name in column_names
         }
         if "image" not in source.columns and "image" not in column_names and "images" in column_names:
             self.columns["image"] = "images"
+        self.reads_messages = "messages" in self.columns and "prompt" not in self.columns
         needed = ["image", "completion"]
-        if source.template is None:
+        if self.reads_messages:
+            needed = ["image"]
+            self.columns["turn"] = "turn"
+            if source.template is not None:
+                raise ValueError(f"Source {source.name!r}: `template` makes a prompt, but its rows are `messages`.")
+        elif source.template is None:
             needed.append("prompt")
         else:
             if source.template not in PROMPT_TEMPLATES:
@@ -252,7 +339,7 @@ class _RowReader:
             if column not in column_names:
                 raise ValueError(
                     f"Source {source.name!r} has no column {column!r} for `{name}`; its columns are "
-                    f"{list(column_names)} (see `columns` in the recipe)."
+                    f"{list(column_names)}. Expected is {EXPECTED_COLUMNS}; `columns` in the recipe maps other names."
                 )
 
     @property
@@ -263,23 +350,31 @@ class _RowReader:
         """All but picture and index; `problem` says what is wrong with it, or is None."""
         source = self.source
         problem = None
-        if source.template is None:
-            prompt = read_text(row[self.columns["prompt"]])
+        completions: list[str] = []
+        if self.reads_messages:
+            prompt = ""
+            try:
+                prompt, completions = read_exchange({"messages": row[self.columns["messages"]], "turn": row["turn"]})
+            except ValueError as error:
+                problem = str(error)
+        elif source.template is None:
+            prompt = read_prompt(row[self.columns["prompt"]])
         else:
             try:
                 fields = {f: row[self.columns[f]] for f in PROMPT_TEMPLATES[source.template].fields}
                 prompt = format_prompt(source.template, **{f: _as_box_text(v) for f, v in fields.items()})
             except (TypeError, ValueError) as error:
                 prompt, problem = "", f"does not fill the prompt {source.template!r}: {error}"
-        try:
-            completions = read_completions(_as_box_text(row[self.columns["completion"]]))
-        except ValueError as error:
-            completions, problem = [], problem or f"has an unusable answer: {error}"
+        if not self.reads_messages:
+            try:
+                completions = read_completions(_as_box_text(row[self.columns["completion"]]))
+            except ValueError as error:
+                problem = problem or f"has an unusable answer: {error}"
         level: str = source.level
         if level == "column":
             level = row[self.columns["level"]] or "auto"
         elif level == "auto" and source.template is not None:
-            level = PROMPT_TEMPLATES[source.template].task
+            level = PROMPT_TEMPLATES[source.template].level
         return {
             "prompt": prompt,
             "completion": completions,
@@ -314,6 +409,7 @@ def _prepare(
     reader: _RowReader,
     bad_rows: BadRows,
     tag_pictures: TagPictures | None,
+    torn: Mapping[int, str],
 ) -> datasets.Dataset:
     """Map-style: texts are rewritten, pictures are neither copied nor decoded."""
     pictures = _picture_column(raw, reader)
@@ -334,15 +430,18 @@ def _prepare(
         texts = texts.remove_columns("tags").add_column("tags", tags)
 
     missing = _find_missing_images(pictures)
-    good = []
+    good, bad = [], {}
     for index, problem in enumerate(texts["problem"]):
-        problem = missing.get(index) or problem
+        problem = torn.get(index) or missing.get(index) or problem
         if problem is None:
             good.append(index)
         else:
-            bad_rows.report(source.name, index, problem)
+            bad[index] = problem
+    for index, problem in bad.items():
+        bad_rows.record(source.name, index, problem)
     if not good:
-        raise ValueError(f"Source {source.name!r} has no usable row.")
+        raise ValueError(f"Source {source.name!r} has no usable row: {bad_rows.reasons(source.name)}.")
+    bad_rows.check_share(source.name, len(bad), len(good))
     texts = texts.remove_columns("problem").add_column("index", pa.array(range(len(texts)), pa.int64()))
     rows = datasets.concatenate_datasets([pictures, texts], axis=1).select_columns(list(ROW_FEATURES))
     if len(good) < len(rows):
@@ -446,8 +545,9 @@ def _stream(
 
     def is_good(row):
         if row["problem"] is None:
+            bad_rows.accept(row["source"], "stream")
             return True
-        bad_rows.report(row["source"], row["index"], row["problem"])
+        bad_rows.report(row["source"], row["index"], row["problem"], "stream")
         return False
 
     features = datasets.Features({**ROW_FEATURES, "problem": datasets.Value("string")})

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from configuration_lion import TASKS
+from configuration_lion import LEVELS
+from trainers.files import write_whole
 
 
 if TYPE_CHECKING:
@@ -74,21 +75,21 @@ def _router_weights(named: Iterable[tuple[str, torch.Tensor]]) -> dict[str, torc
 
 def plot_routers(weights: Mapping[str, torch.Tensor], path: str | os.PathLike) -> Path | None:
     """
-    Draw what [`router_weights`] gave: for every layer (column) what each task (panel) takes of each adapter (row).
+    Draw what [`router_weights`] gave: for every layer (column) what each level (panel) takes of each adapter (row).
 
     Returns:
         The file, or None when there are no routers.
     """
     if not weights:
         return None
-    values = torch.stack(list(weights.values()))  # (layers, adapters, tasks)
-    figure, panels = _figure(max(6.4, 0.22 * len(weights)), 3.6, rows=len(TASKS))
-    for task, axes in enumerate(panels):
+    values = torch.stack(list(weights.values()))  # (layers, adapters, levels)
+    figure, panels = _figure(max(6.4, 0.22 * len(weights)), 3.6, rows=len(LEVELS))
+    for level, axes in enumerate(panels):
         picture = axes.imshow(
-            values[:, :, task].T.numpy(), aspect="auto", cmap="viridis", vmin=0, vmax=float(values.max())
+            values[:, :, level].T.numpy(), aspect="auto", cmap="viridis", vmin=0, vmax=float(values.max())
         )
-        axes.set_yticks(range(len(TASKS)), [f"{name} adapter" for name in TASKS])
-        axes.set_title(f"{TASKS[task]} rows", fontsize=9)
+        axes.set_yticks(range(len(LEVELS)), [f"{name} adapter" for name in LEVELS])
+        axes.set_title(f"{LEVELS[level]} rows", fontsize=9)
         axes.set_xticks([])
     labels = list(weights)
     step = max(1, len(labels) // 24)
@@ -109,7 +110,6 @@ def _figure(width: float, height: float, rows: int = 1) -> tuple["Figure", Any]:
 
 def _save(figure: "Figure", path: str | os.PathLike) -> Path:
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    write_whole(path, lambda file: figure.savefig(file, dpi=150, format=path.suffix[1:]))
     logger.info("Drew %s.", path)
     return path

@@ -4,11 +4,9 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-from huggingface_hub import RepoCard
 
 from trainers.publishing import Push, push_directory, select
 
@@ -57,26 +55,3 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:  # a file system without links
         shutil.copy2(source, target)
-
-
-def tag_card(tags: str | Iterable[str] = (), dataset_name: str | None = None) -> Callable[[str], str]:
-    """
-    A function that adds to a card's metadata.
-
-    Args:
-        tags: beside those it has.
-        dataset_name: a data set on the Hub.
-    """
-    wanted = [tags] if isinstance(tags, str) else list(tags)
-
-    def edit(text: str) -> str:
-        card = RepoCard(text)
-        had = list(card.data.get("tags") or [])
-        card.data["tags"] = had + [tag for tag in dict.fromkeys(wanted) if tag not in had] or None
-        if dataset_name is not None:
-            named = card.data.get("datasets") or []
-            named = [named] if isinstance(named, str) else list(named)
-            card.data["datasets"] = named if dataset_name in named else [*named, dataset_name]
-        return str(card)
-
-    return edit

@@ -1,7 +1,13 @@
-"""Recipes: YAML files that say which model is trained on which data with which settings, stage by stage."""
+"""
+Recipes: YAML files that say which model is trained on which data with which settings, stage by stage.
+
+A recipe can name any function (`builder`, `stage0.function`), which is imported and called: run only recipes that you
+trust, as you would a script.
+"""
 
 import dataclasses
 import json
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -16,8 +22,21 @@ from trainers.stages import STAGES, Stage
 
 
 DATA_DIR = "{data_dir}"
-ROW_COLUMNS = ("image", "prompt", "completion", "tags", "level")
+ROW_COLUMNS = ("image", "prompt", "completion", "messages", "tags", "level")
 _TEMPLATE_COLUMNS = tuple(sorted({f for template in PROMPT_TEMPLATES.values() for f in template.fields}))
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with the numbers that people write: PyYAML takes `1e-4` for a text, since YAML 1.1 wants `1.0e-4`."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def _load_yaml(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 (a safe loader)
 
 
 class RecipeError(ValueError):
@@ -45,9 +64,9 @@ class SourceRecipe:
         streaming (`bool`, *optional*, defaults to `False`): Read while training instead of preparing first.
         shuffle_buffer (`int`, *optional*, defaults to 1000): Rows among which a stream is shuffled.
         columns (`dict[str, str]`, *optional*):
-            Our column names (`image`, `prompt`, `completion`, `tags`, `level`, and the fields of `template`) to those
-            of the data set. A completion may be a list of strings, of which each epoch picks one; a box may be a list
-            of four fractions.
+            Our column names (`image`, `prompt`, `completion` or TRL's `messages`, `tags`, `level`, and the fields of
+            `template`) to those of the data set. A completion may be a list of strings, of which each epoch picks one;
+            a box may be a list of four fractions.
         template (`str`, *optional*):
             Name of a prompt template of the processor, filled from the row's columns, instead of a prompt column.
         level (`str`, *optional*, defaults to `"auto"`):
@@ -58,6 +77,10 @@ class SourceRecipe:
         weight (`float`, *optional*): Share of this source in the mixture; for all sources of a stage or for none.
         max_samples (`int`, *optional*): Use only the first so many rows.
         augment (`bool`, *optional*): Whether to augment its pictures, whatever the training settings say.
+        format (`str`, *optional*, defaults to `"columns"`):
+            `"columns"` reads `columns` as above; `"auto"` recognises any format of `trainers.row_formats`.
+        box_format (`str`, *optional*): With `"auto"`: how boxes are written, where the data do not say it.
+        annotations (`str`, *optional*): With `"auto"`: the file of answers to VQAv2's questions.
     """
 
     name: str = ""
@@ -78,6 +101,9 @@ class SourceRecipe:
     weight: float | None = None
     max_samples: int | None = None
     augment: bool | None = None
+    format: Literal["columns", "auto"] = "columns"
+    box_format: str | None = None
+    annotations: str | None = None
 
     def __post_init__(self):
         if (self.path is None) == (self.builder is None):
@@ -94,6 +120,12 @@ class SourceRecipe:
             raise ValueError(f"`max_samples` must be at least 1, got {self.max_samples}")
         if self.shuffle_buffer < 1:
             raise ValueError(f"`shuffle_buffer` must be at least 1, got {self.shuffle_buffer}")
+        if self.format == "auto":
+            given = [name for name in ("builder", "columns", "template", "data_files") if getattr(self, name)]
+            if given or self.streaming:
+                raise ValueError(f"`format: auto` recognises rows by itself and reads them first: leave out {given}")
+        elif self.box_format is not None or self.annotations is not None:
+            raise ValueError("`box_format` and `annotations` need `format: auto`")
         if not self.name:
             self.name = Path(self.path).stem if self.path is not None else str(self.builder).rpartition(":")[2]
         if self.tags is None:
@@ -125,6 +157,65 @@ class StageRecipe:
                 raise ValueError(f"`{label}` names {twice} twice: give those sources a `name` each")
         if len({source.weight is None for source in self.data}) > 1:
             raise ValueError("`data` gives some sources a `weight` and others none")
+
+
+FINETUNE_PARTS = ("adapters", "routers", "connectors", "soft_prompt")
+
+
+@dataclass
+class FinetuneRecipe:
+    """
+    How a finished LION is fine-tuned.
+
+    Args:
+        data (`list[SourceRecipe]`): Training data.
+        evaluation (`list[SourceRecipe]`):
+            Evaluated before and after, each under its own name: what was learnt, and what was forgotten. Without any, a
+            tenth of the training data is set aside.
+        method (`str`, *optional*, defaults to `"adapters"`):
+            `"adapters"` (as stage 3 continued), `"lora"` (LoRA on the LLM), or `"full"` (all but the vision tower).
+        train (`list[str]`, *optional*):
+            Which of LION's parts are trained: `"adapters"`, `"routers"`, `"connectors"` (Q-Former, aggregator and their
+            projections), `"soft_prompt"`. Defaults to all with `"adapters"`, to none with `"lora"`.
+        precision (`str`, *optional*, defaults to `"auto"`):
+            Of the base: `"float32"`, `"bfloat16"` or `"4bit"` (bitsandbytes); what is trained beside it stays in
+            float32. `"auto"` is bfloat16 on a GPU that has it, else float32, and always float32 with `"full"`.
+        lora (`dict`): Fields of `peft.LoraConfig`.
+        hold_out (`bool`, *optional*, defaults to `True`): Whether rows are set aside where `evaluation` is empty.
+        training (`dict`): Fields of `LionSFTConfig`, over those of the recipe.
+    """
+
+    data: list[SourceRecipe] = field(default_factory=list)
+    evaluation: list[SourceRecipe] = field(default_factory=list)
+    method: Literal["adapters", "lora", "full"] = "adapters"
+    train: list[str] | None = None
+    precision: Literal["auto", "float32", "bfloat16", "4bit"] = "auto"
+    lora: dict[str, Any] = field(default_factory=dict)
+    hold_out: bool = True
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if not self.data:
+            raise ValueError("`data` is empty: there is nothing to train on")
+        for label, sources in (("data", self.data), ("evaluation", self.evaluation)):
+            names = [source.name for source in sources]
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"`{label}` names {twice} twice: give those sources a `name` each")
+        unknown = sorted(set(self.train or ()) - set(FINETUNE_PARTS))
+        if unknown:
+            raise ValueError(f"`train` holds {unknown}, but the parts are {list(FINETUNE_PARTS)}")
+        if self.method == "full" and self.train is not None:
+            raise ValueError("`train` is for the methods adapters and lora: full trains all but the vision tower")
+        if self.method != "lora" and self.lora:
+            raise ValueError(f"`lora` is for the method lora, not {self.method}")
+
+    @property
+    def trained_parts(self) -> list[str]:
+        """LION's parts that are trained."""
+        if self.train is not None:
+            return list(self.train)
+        return [] if self.method == "lora" else list(FINETUNE_PARTS)
 
 
 @dataclass
@@ -168,6 +259,7 @@ class Recipe:
         seed (`int`, *optional*, defaults to 42): Of everything random.
         training (`dict`): Fields of `LionSFTConfig` for all stages.
         stages (`dict[str, StageRecipe]`): By stage name.
+        finetune ([`FinetuneRecipe`], *optional*): Instead of stages: fine-tune the finished `model`.
     """
 
     output_dir: str
@@ -183,10 +275,13 @@ class Recipe:
     seed: int = 42
     training: dict[str, Any] = field(default_factory=dict)
     stages: dict[str, StageRecipe] = field(default_factory=dict)
+    finetune: FinetuneRecipe | None = None
 
     def __post_init__(self):
         if self.model is None and self.stage0 is None:
             raise ValueError("needs `model` or `stage0`")
+        if self.finetune is not None and (self.stages or self.stage0 is not None or self.adapters):
+            raise ValueError("`finetune` takes a finished `model`: leave `stages`, `stage0` and `adapters` out")
         unknown = set(self.stages) - set(STAGES)
         if unknown:
             raise ValueError(f"`stages` has {sorted(unknown)}, but the stages are {list(STAGES)}")
@@ -222,10 +317,19 @@ class Recipe:
             RecipeError: the file, a field or an override is not right.
         """
         path = find_recipe(path)
-        content = _read(path)
+        return cls.from_content(cls.read_file(path), overrides, where=str(path))
+
+    @staticmethod
+    def read_file(path: str | Path) -> dict[str, Any]:
+        """What a YAML recipe holds; `RecipeError` names the file where that is no mapping of fields."""
+        return _read(Path(path))
+
+    @classmethod
+    def from_content(cls, content: dict[str, Any], overrides: Sequence[str] = (), where: str = "options") -> "Recipe":
+        """A recipe from what a YAML file would hold, which is changed; arguments and errors as for [`load`]."""
         for override in overrides:
             _override(content, override)
-        return _build(cls, content, where=str(path))
+        return _build(cls, content, where=where)
 
     def training_arguments(self, stage: Stage) -> dict[str, Any]:
         """Fields of `LionSFTConfig`: the stage's own, then the recipe's, then the recipe's for this stage."""
@@ -267,7 +371,9 @@ def find_recipe(path: str | Path) -> Path:
 def _read(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The content of a recipe, on top of what it extends."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = _load_yaml(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}).") from None
     except yaml.YAMLError as error:
         raise RecipeError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
@@ -309,7 +415,7 @@ def _override(content: dict, override: str) -> None:
         else:
             raise RecipeError(f"Override {override!r}: `{'.'.join(parents[:depth])}` has no fields.")
     try:
-        parsed = yaml.safe_load(value)
+        parsed = _load_yaml(value)
     except yaml.YAMLError:
         raise RecipeError(f"Override {override!r}: {value!r} is not a YAML value.") from None
     if isinstance(node, list):

@@ -9,6 +9,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from trainers.atomic import atomic_file
+from trainers.json_lines import append_lines, encode_line, read_lines
+
 
 logger = logging.getLogger(__name__)
 
@@ -66,10 +69,7 @@ class ResumableJsonl:
 
     def append(self, records: Iterable[dict[str, Any]]) -> None:
         """Write records at once, so that an interruption can tear the last of them only."""
-        # A lone surrogate stands for a byte of a file name that is not UTF-8; as an escape it survives.
-        lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-        with self.own_part.open("ab") as file:
-            file.write(lines.encode("utf-8", "backslashreplace"))
+        append_lines(self.own_part, records)
 
     def join(self, order: Sequence[Any]) -> None:
         """
@@ -81,10 +81,9 @@ class ResumableJsonl:
             return
         records = {record[self.key]: record for part in (self.path, *parts) for record in self._read(part)}
         position = {name: index for index, name in enumerate(order)}
-        joined = ResumableJsonl(self.path.with_name(f"{self.path.name}.joined"), self.key)
-        joined.path.unlink(missing_ok=True)
-        joined.append(sorted(records.values(), key=lambda record: position.get(record[self.key], len(position))))
-        joined.path.replace(self.path)
+        in_order = sorted(records.values(), key=lambda record: position.get(record[self.key], len(position)))
+        with atomic_file(self.path) as joined:
+            joined.write_bytes(b"".join(map(encode_line, in_order)))
         for part in parts:
             part.unlink()
 
@@ -92,16 +91,11 @@ class ResumableJsonl:
         return sorted(self.path.parent.glob(f"{_escape_glob(self.path.name)}.part[0-9]*"))
 
     def _read(self, path: Path) -> list[dict[str, Any]]:
+        fields = (self.key, *self.fields)
         records = []
-        lines = path.read_bytes().splitlines() if path.exists() else []
-        for number, line in enumerate(lines, start=1):
-            try:
-                record = json.loads(line)
-                for field in (self.key, *self.fields):
-                    record[field]
-            except (ValueError, KeyError, TypeError) as error:
-                wanted = " and ".join(repr(field) for field in (self.key, *self.fields))
-                raise ValueError(f"{path}, line {number}: expected a JSON record with {wanted}") from error
+        for number, record in read_lines(path, skip_empty=False) if path.exists() else ():
+            if any(field not in record for field in fields):
+                raise ValueError(f"{path}, line {number}: expected a record with {' and '.join(map(repr, fields))}")
             records.append(record)
         return records
 

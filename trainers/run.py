@@ -4,7 +4,6 @@ import dataclasses
 import gc
 import json
 import logging
-import shutil
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,14 +13,16 @@ import datasets
 import torch
 from accelerate import PartialState
 from peft import PeftModel, get_peft_model
-from transformers.trainer_utils import get_last_checkpoint, set_seed
+from transformers.trainer_utils import set_seed
 
-from configuration_lion import TASKS
+from configuration_lion import LEVELS
 from modeling_lion import LionTagger, save_lion
 from modeling_lion.modeling_lion import LionForConditionalGeneration
 from modeling_lion.peft_lion import fold_adapters, initialize_adapter
 from processing_lion import LionProcessor
+from trainers.atomic import atomic_directory
 from trainers.datasets_lion import build_dataset, image_files, load_function
+from trainers.files import find_last_checkpoint, read_result, write_whole
 from trainers.precision import has_fast_bfloat16
 from trainers.recipe import Recipe, SourceRecipe
 from trainers.rows import BadRows
@@ -77,18 +78,18 @@ def run_stage(recipe: Recipe, name: str, resume: bool = False) -> Path:
         return Path(_base_model(recipe, resume))
     stage = get_stage(name)
     directory = Path(recipe.output_dir) / stage.name
-    if (directory / STAGE_RESULT).is_file() and resume:
+    if resume and read_result(directory / STAGE_RESULT) is not None:
         logger.info("%s is finished already: %s.", stage.name, directory)
         return directory
-    last_checkpoint = get_last_checkpoint(directory) if directory.is_dir() else None
-    if not resume and (last_checkpoint is not None or (directory / STAGE_RESULT).is_file()):
+    args = training_arguments(recipe, stage)
+    last_checkpoint = find_last_checkpoint(directory, args.world_size) if directory.is_dir() else None
+    if not resume and (any(directory.glob("checkpoint-*")) or (directory / STAGE_RESULT).is_file()):
         raise ValueError(f"{directory} holds an earlier run: resume it, or choose another `output_dir`.")
 
-    args = training_arguments(recipe, stage)
     set_seed(args.seed)
     base = _base_model(recipe, resume=True)
     processor = LionProcessor.from_pretrained(recipe.processor or base)
-    bad_rows = BadRows(recipe.bad_rows, directory / "bad_rows.jsonl")
+    bad_rows = BadRows(recipe.bad_rows, directory / "bad_rows.jsonl", args.max_bad_row_share)
     train_dataset, eval_dataset = _build_datasets(recipe, stage, args, base, bad_rows)
     model = stage_model(recipe, stage, base)
 
@@ -103,7 +104,7 @@ def run_stage(recipe: Recipe, name: str, resume: bool = False) -> Path:
     state = PartialState()
     if state.is_main_process:
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / "recipe.json").write_text(recipe.to_json(), encoding="utf-8")
+        write_whole(directory / "recipe.json", recipe.to_json())
     if last_checkpoint is not None:
         logger.info("%s continues at %s.", stage.name, last_checkpoint)
     output = trainer.train(resume_from_checkpoint=last_checkpoint)
@@ -121,7 +122,7 @@ def run_stage(recipe: Recipe, name: str, resume: bool = False) -> Path:
         for source, count in result["bad_rows"].items():
             logger.warning("%d rows of %r were unusable; see %s.", count, source, bad_rows.path)
         # Written last: it says that all the rest is there.
-        (directory / STAGE_RESULT).write_text(json.dumps(result, indent=2), encoding="utf-8")
+        write_whole(directory / STAGE_RESULT, json.dumps(result, indent=2))
     state.wait_for_everyone()
     del trainer, model, train_dataset, eval_dataset
     gc.collect()
@@ -183,13 +184,10 @@ def write_final(recipe: Recipe, name: str = "stage3") -> Path:
         base = _base_model(recipe, resume=True)
         model = _load_base(recipe, base)
         model = fold_adapters(PeftModel.from_pretrained(model, Path(recipe.output_dir) / name))
-        partial = final.with_name(f"{FINAL}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
         tagger_source = _tagger(recipe, base)
         tagger = None if tagger_source is None else LionTagger.from_pretrained(tagger_source)
-        save_lion(partial, model, LionProcessor.from_pretrained(recipe.processor or base), tagger)
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
+        with atomic_directory(final, replace=True) as partial:
+            save_lion(partial, model, LionProcessor.from_pretrained(recipe.processor or base), tagger)
         logger.info("Wrote the checkpoint %s.", final)
     state.wait_for_everyone()
     return final
@@ -202,8 +200,9 @@ def _base_model(recipe: Recipe, resume: bool) -> Path | str:
             raise ValueError("The recipe has neither `model` nor `stage0`.")
         return recipe.model
     marker = Path(recipe.output_dir) / STAGE_ZERO / STAGE_RESULT
-    if resume and marker.is_file():
-        base = Path(json.loads(marker.read_text(encoding="utf-8"))["model"])
+    earlier = read_result(marker) if resume else None
+    if earlier is not None:
+        base = Path(earlier["model"])
         if base.is_dir():  # unless the run has been moved
             return base
     state = PartialState()
@@ -211,7 +210,7 @@ def _base_model(recipe: Recipe, resume: bool) -> Path | str:
         function = load_function(recipe.stage0.function)
         path = function(output_dir=marker.parent, resume=resume, **recipe.stage0.kwargs)
         marker.parent.mkdir(parents=True, exist_ok=True)
-        marker.write_text(json.dumps({"stage": STAGE_ZERO, "model": str(path)}, indent=2), encoding="utf-8")
+        write_whole(marker, json.dumps({"stage": STAGE_ZERO, "model": str(path)}, indent=2))
     state.wait_for_everyone()
     return Path(json.loads(marker.read_text(encoding="utf-8"))["model"])
 
@@ -234,7 +233,7 @@ def _start_from(recipe: Recipe, stage: Stage) -> list[Path]:
     directories = []
     for name in stage.starts_from:
         directory = Path(recipe.output_dir) / name
-        if (directory / STAGE_RESULT).is_file():
+        if read_result(directory / STAGE_RESULT) is not None:
             directories.append(directory)
         elif recipe.sources(STAGES[name]):
             raise ValueError(
@@ -253,13 +252,13 @@ def _build_datasets(
     if not sources:
         raise ValueError(f"The recipe has no data for {stage.name} (`stages.{stage.name}.data`).")
     for source in sources:
-        if source.level in TASKS and source.level not in stage.levels:
+        if source.level in LEVELS and source.level not in stage.levels:
             logger.warning(
                 "%s is meant for %s data, but %r is %s.", stage.name, stage.levels, source.name, source.level
             )
 
     def tag_pictures(source: SourceRecipe, pictures: datasets.Dataset) -> Sequence[Any]:
-        return _tag(recipe, base, source, pictures)
+        return tag_images_of(recipe, base, source, pictures)
 
     train = build_dataset(
         sources,
@@ -282,7 +281,9 @@ def _tagger(recipe: Recipe, base: str | Path) -> str | Path | None:
     return Path(base) / "tagger" if (Path(base) / "tagger" / "config.json").is_file() else None
 
 
-def _tag(recipe: Recipe, base: str | Path, source: SourceRecipe, pictures: datasets.Dataset) -> list[list[str] | None]:
+def tag_images_of(
+    recipe: Recipe, base: str | Path, source: SourceRecipe, pictures: datasets.Dataset
+) -> list[list[str] | None]:
     """
     Tags of all images, kept in `output_dir/tags` for later stages and resumed runs. An image that is a file is tagged
     once, whatever rows and sources show it; Visual Genome has fifty rows an image.

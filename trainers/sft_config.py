@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 
 import torch
-import transformers
 import trl
 
+from processing_lion.processing_lion import TRANSFORMERS_5
 from trainers.stages import get_stage
 
 
@@ -33,6 +33,12 @@ class LionSFTConfig(trl.SFTConfig):
         flip_probability (`float`, defaults to 0.5): How often a picture is flipped.
         bad_rows (`str`, defaults to `"skip"`): Whether a row that cannot be used is skipped (and reported) or fatal
             (`"fail"`).
+        max_bad_row_share (`float`, defaults to 0.05):
+            The share of a source's rows that may be skipped. Above it, once 100 rows were read, training ends with an
+            error that counts the reasons. 1 allows any; a training that meets no usable row at all always fails.
+        allow_private_addresses (`bool`, *optional*):
+            Whether an address in a row may lead to one that is not public (this machine, its network). Defaults to what
+            the environment says, see `processing_lion.load_image`.
         predict_with_generate (`bool`, defaults to `True`):
             Whether evaluation also generates answers and compares them: exact match, and box accuracy at IoU 0.5.
         generation_max_new_tokens (`int`, defaults to 64): Longest answer that evaluation generates.
@@ -71,6 +77,12 @@ class LionSFTConfig(trl.SFTConfig):
     flip_probability: float = field(default=0.5, metadata={"help": "How often a picture is flipped."})
     bad_rows: str = field(
         default="skip", metadata={"help": "What to do with unusable rows.", "choices": ["skip", "fail"]}
+    )
+    max_bad_row_share: float = field(
+        default=0.05, metadata={"help": "Share of unusable rows above which training fails, after 100 rows."}
+    )
+    allow_private_addresses: bool | None = field(
+        default=None, metadata={"help": "Whether addresses in rows may lead to ones that are not public."}
     )
     predict_with_generate: bool = field(
         default=True, metadata={"help": "Generate answers while evaluating, and compare them."}
@@ -114,7 +126,7 @@ class LionSFTConfig(trl.SFTConfig):
         if getattr(self, "activation_checkpointing", self) is None:
             # The field's new name on transformers 5, which warns of the old one even where nobody gave it.
             self.activation_checkpointing = bool(self.gradient_checkpointing)
-        if 0 < self.warmup_steps < 1 and int(transformers.__version__.split(".")[0]) < 5:
+        if 0 < self.warmup_steps < 1 and not TRANSFORMERS_5:
             self.warmup_ratio, self.warmup_steps = self.warmup_steps, 0
         if self.data_seed is None:
             # Otherwise the order of the rows would hang on torch's global seed when training starts.
@@ -128,6 +140,8 @@ class LionSFTConfig(trl.SFTConfig):
             get_stage(self.stage)
         if self.bad_rows not in ("skip", "fail"):
             raise ValueError(f"`bad_rows` must be 'skip' or 'fail', got {self.bad_rows!r}.")
+        if not 0 <= self.max_bad_row_share <= 1:
+            raise ValueError(f"`max_bad_row_share` must lie in [0, 1], got {self.max_bad_row_share}.")
         if self.aggregator_learning_rate_scale <= 0:
             raise ValueError(
                 f"`aggregator_learning_rate_scale` must be positive, got {self.aggregator_learning_rate_scale}."

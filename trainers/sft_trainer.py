@@ -21,16 +21,20 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, T5ForConditionalGeneration, Trainer, TrainerCallback
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_utils import HubStrategy
+from transformers.trainer_utils import HubStrategy, TrainOutput
 from transformers.utils.hub import PushInProgress
 
+from modeling_lion.modeling_lion import LionForConditionalGeneration
 from trainers.answer_metrics import ComputeAnswerMetrics
 from trainers.augmentation import Augmentation
 from trainers.collator import LionDataCollator
+from trainers.datasets_lion import expand_conversations
+from trainers.files import find_last_checkpoint, finished_state, write_whole
 from trainers.plots import plot_losses, plot_routers, router_weights
 from trainers.publishing import Push, push_directory
-from trainers.pushing import push_copy, tag_card
-from trainers.rows import BadRows
+from trainers.publishing.cards import tag_card
+from trainers.pushing import push_copy
+from trainers.rows import BadRows, TooManyBadRowsError, find_column_problem
 from trainers.sft_config import LionSFTConfig
 from trainers.stages import get_stage
 
@@ -38,6 +42,8 @@ from trainers.stages import get_stage
 logger = logging.getLogger(__name__)
 
 _IGNORED_LABEL = -100
+# Rows from all over a dataset that are looked at before the first step.
+_PROBED_ROWS = 20
 
 
 class LionSFTTrainer(trl.SFTTrainer):
@@ -104,8 +110,19 @@ class LionSFTTrainer(trl.SFTTrainer):
                 )
             get_stage(args.stage).freeze(model)
 
-        self.bad_rows = bad_rows or BadRows(args.bad_rows, Path(args.output_dir) / "bad_rows.jsonl")
-        self._eval_collator = data_collator or LionDataCollator(processing_class, bad_rows=self.bad_rows)
+        self.bad_rows = bad_rows or BadRows(
+            args.bad_rows, Path(args.output_dir) / "bad_rows.jsonl", args.max_bad_row_share
+        )
+        own_collator = data_collator is None
+        if own_collator:
+            train_dataset = _prepare_rows(train_dataset, "train_dataset")
+            if isinstance(eval_dataset, dict):
+                eval_dataset = {k: _prepare_rows(v, f"eval_dataset[{k!r}]") for k, v in eval_dataset.items()}
+            else:
+                eval_dataset = _prepare_rows(eval_dataset, "eval_dataset")
+        self._eval_collator = data_collator or LionDataCollator(
+            processing_class, bad_rows=self.bad_rows, allow_private_addresses=args.allow_private_addresses
+        )
         if data_collator is None:
             levels = {"image_level": args.image_augmentation, "region_level": args.region_augmentation}
             data_collator = LionDataCollator(
@@ -114,21 +131,25 @@ class LionSFTTrainer(trl.SFTTrainer):
                 augmented_levels=[level for level, augmented in levels.items() if augmented],
                 seed=args.data_seed,
                 bad_rows=self.bad_rows,
+                allow_private_addresses=args.allow_private_addresses,
             )
         if compute_metrics is None and args.predict_with_generate:
             compute_metrics = ComputeAnswerMetrics(processing_class)
         callbacks = [*(callbacks or []), _EpochCallback(data_collator)]
-        super().__init__(
-            model=model,
-            args=args,
-            train_dataset=_number(train_dataset),
-            eval_dataset=eval_dataset,
-            processing_class=processing_class,
-            data_collator=data_collator,
-            compute_metrics=compute_metrics,
-            callbacks=callbacks,
-            **kwargs,
-        )
+        try:
+            super().__init__(
+                model=model,
+                args=args,
+                train_dataset=_number(train_dataset),
+                eval_dataset=eval_dataset,
+                processing_class=processing_class,
+                data_collator=data_collator,
+                compute_metrics=compute_metrics,
+                callbacks=callbacks,
+                **kwargs,
+            )
+        except StopIteration:  # TRL looks at the first row of a stream
+            raise TooManyBadRowsError(f"`train_dataset` has no usable row: {self.bad_rows.reasons()}.") from None
         if self.is_fsdp_enabled:
             _name_embeddings_once(self.model)
             _keep_loss_in_float32(self.accelerator.state.fsdp_plugin)
@@ -139,12 +160,15 @@ class LionSFTTrainer(trl.SFTTrainer):
         # The model divides its loss by `num_items_in_batch`, whatever wraps it.
         self.model_accepts_loss_kwargs = True
         self._without_dropout = [] if args.frozen_dropout else _frozen_modules(self.model)
+        self._own_collator = own_collator
+        self._inputs_checked = False
+        self._usable_rows = {"training": 0, "evaluation": 0}
 
     # --- Data ---
 
     def _set_signature_columns_if_needed(self):
         if self._signature_columns is None:
-            self._signature_columns = ["image", "images", "prompt", "completion", "tags", "level"]
+            self._signature_columns = ["image", "images", "prompt", "completion", "messages", "turn", "tags", "level"]
 
     def get_train_dataloader(self) -> DataLoader:
         """As the `Trainer`'s, except that nothing divides a stream that has been divided already."""
@@ -189,6 +213,96 @@ class LionSFTTrainer(trl.SFTTrainer):
 
     # --- Training ---
 
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
+        """
+        As the `Trainer`'s. `resume_from_checkpoint=True` goes on at the newest checkpoint that is complete; one after
+        whose step nothing is left to do is loaded, and that is all.
+
+        Raises:
+            ValueError: no row can be used, or too many cannot; the reasons are counted.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = find_last_checkpoint(self.args.output_dir, self.args.world_size)
+            if resume_from_checkpoint is None:
+                raise ValueError(
+                    f"`resume_from_checkpoint`: there is no complete checkpoint in {self.args.output_dir}."
+                )
+        if resume_from_checkpoint:
+            state = finished_state(resume_from_checkpoint, self.args.max_steps, self.args.num_train_epochs)
+            sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled  # loaded while training is set up
+            if state is not None and not sharded:
+                logger.info("%s is finished already at step %d.", resume_from_checkpoint, state.global_step)
+                self._load_from_checkpoint(resume_from_checkpoint)
+                self.state = state
+                return TrainOutput(state.global_step, 0.0, {})
+        self._probe_rows()
+        self._usable_rows["training"] = 0
+        try:
+            output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        except StopIteration:  # a stream that gives nothing
+            raise TooManyBadRowsError(f"The training met no usable row: {self.bad_rows.reasons()}.") from None
+        self._check_usable_rows("training")
+        return output
+
+    def _probe_rows(self) -> None:
+        """End a training of which no row can be used before it starts, rather than with an untouched model."""
+        rows = self.train_dataset
+        if not self._own_collator or not isinstance(rows, datasets.Dataset):
+            return  # a stream is looked at as it comes
+        if not len(rows):
+            raise ValueError("`train_dataset` has no rows.")
+        problems = []
+        for position in range(0, len(rows), -(-len(rows) // _PROBED_ROWS)):
+            try:
+                row = _undecoded(rows, [position])[0]
+                problem = self.data_collator.find_problem(row)
+            except Exception as error:  # datasets' own reading of it
+                row, problem = {}, f"cannot be read: {type(error).__name__}: {error}"
+            if problem is None:
+                return
+            problems.append((row.get("source") or "train_dataset", row.get("index", position), problem))
+        for source, index, problem in problems:
+            self.bad_rows.record(source, index, problem)
+        raise TooManyBadRowsError(
+            f"`train_dataset` has no usable row among {len(problems)} that were tried of {len(rows)}: "
+            f"{self.bad_rows.reasons()}."
+        )
+
+    def _check_usable_rows(self, phase: str) -> None:
+        usable = torch.as_tensor(self._usable_rows[phase], device=self.args.device).reshape(1)
+        if not self.accelerator.gather(usable).sum().item():
+            raise TooManyBadRowsError(f"The {phase} met no usable row: {self.bad_rows.reasons()}.")
+
+    def _check_inputs_arrive(self, model: nn.Module, inputs: dict[str, Any]) -> Callable[[], None]:
+        """
+        See to it that what the collator made reaches LION. A wrapper that takes an argument for its own (as PEFT's for
+        sequence-to-sequence models do) would drop it without a word, and every row would be of one level.
+
+        Returns:
+            What to call after the forward pass.
+        """
+        arrived: set[str] = set()
+
+        def note(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            arrived.update(name for name, value in kwargs.items() if value is not None)
+
+        lion = next((m for m in model.modules() if isinstance(m, LionForConditionalGeneration)), None)
+        if lion is None:
+            return lambda: None
+        hook = lion.register_forward_pre_hook(note, with_kwargs=True)
+
+        def check() -> None:
+            hook.remove()
+            lost = sorted(name for name, value in inputs.items() if value is not None and name not in arrived)
+            if lost:
+                raise RuntimeError(
+                    f"{lost} of the collator's batch do not reach the model: {type(model).__name__} keeps them. "
+                    "Without the level of each row the adapters are not routed: wrap the model another way (in PEFT, "
+                    "without `task_type`)."
+                )
+
+        return check
+
     def compute_loss(
         self,
         model: nn.Module,
@@ -206,7 +320,12 @@ class LionSFTTrainer(trl.SFTTrainer):
             scale = self.accelerator.num_processes  # over which gradients are averaged
         # A batch of nothing but unusable rows has a loss of zero, not of 0 / 0.
         num_items_in_batch = torch.as_tensor(num_items_in_batch).clamp(min=1)
+        phase = "training" if model.training else "evaluation"
+        self._usable_rows[phase] += inputs["labels"].ne(_IGNORED_LABEL).any(dim=-1).sum()
+        check = (lambda: None) if self._inputs_checked else self._check_inputs_arrive(model, inputs)
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch, use_cache=False)
+        check()
+        self._inputs_checked = True
         loss = outputs["loss"] * scale
         return (loss, outputs) if return_outputs else loss
 
@@ -215,7 +334,7 @@ class LionSFTTrainer(trl.SFTTrainer):
         return 0
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Matrices decay; biases, norms and vectors (soft prompt, scales, the routers' vectors per task) do not."""
+        """Matrices decay; biases, norms and vectors (soft prompt, scales, the routers' vectors per level) do not."""
         return [
             name
             for name, parameter in model.named_parameters()
@@ -255,6 +374,13 @@ class LionSFTTrainer(trl.SFTTrainer):
 
     # --- Evaluation ---
 
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """As the `Trainer`'s, and an error where not one row could be used."""
+        self._usable_rows["evaluation"] = 0
+        output = super().evaluation_loop(*args, **kwargs)
+        self._check_usable_rows("evaluation")
+        return output
+
     def prediction_step(
         self,
         model: nn.Module,
@@ -293,7 +419,7 @@ class LionSFTTrainer(trl.SFTTrainer):
             directory = Path(output_dir if output_dir is not None else self.args.output_dir)
             # Settings are text here, not a pickle.
             (directory / TRAINING_ARGS_NAME).unlink(missing_ok=True)
-            (directory / "training_args.json").write_text(self.args.to_json_string(), encoding="utf-8")
+            write_whole(directory / "training_args.json", self.args.to_json_string())
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Does nothing: TRL's card is a text generator's. Where nobody has written one, pushing makes one."""
@@ -390,6 +516,29 @@ class _EpochCallback(TrainerCallback):
     def on_epoch_begin(self, args, state, control, **kwargs):
         if hasattr(self.collator, "set_epoch"):
             self.collator.set_epoch(int(state.epoch or 0))
+
+
+def _prepare_rows(rows: Any, name: str) -> Any:
+    """Check that rows have the columns of the collator, and make a row of each exchange of a conversation."""
+    if not isinstance(rows, (datasets.Dataset, datasets.IterableDataset)) or rows.column_names is None:
+        return rows
+    problem = find_column_problem(rows.column_names)
+    if problem is not None:
+        raise ValueError(f"`{name}` {problem}.")
+    if "messages" in rows.column_names and not {"prompt", "turn"} & set(rows.column_names):
+        # What each row says is told by its place in the dataset, of which several rows may now come.
+        rows = expand_conversations(_number(rows))
+    return rows
+
+
+def _undecoded(rows: datasets.Dataset, positions: list[int]) -> list[dict[str, Any]]:
+    selected = rows.select(positions)
+    for column, feature in selected.features.items():
+        if isinstance(feature, datasets.Image):
+            selected = selected.cast_column(column, datasets.Image(decode=False))
+        elif isinstance(feature, datasets.List) and isinstance(feature.feature, datasets.Image):
+            selected = selected.cast_column(column, datasets.List(datasets.Image(decode=False)))
+    return list(selected)
 
 
 def _number(rows: Any) -> Any:

@@ -30,7 +30,7 @@ class Stage:
         visual_branches (`tuple[str, ...]`): Visual tokens that stand before the text while it trains.
         trained_modules (`tuple[str, ...]`): Attribute paths in `LionForConditionalGeneration`.
         adapters (`tuple[str, ...]`): Adapters of the LLM that are trained, in their official order.
-        routers (`bool`): Whether the task routers are trained.
+        routers (`bool`): Whether the routers are trained.
         levels (`tuple[str, ...]`): Task levels of its data.
         starts_from (`tuple[str, ...]`):
             Stages whose results it takes over; where two of them trained the same part, the later one's is used.

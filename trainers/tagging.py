@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, Self
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object, parse_flag_from_env
-from datasets import Dataset, DatasetDict, Features, Image, Value, load_dataset, load_from_disk
+from datasets import Dataset, Features, Image, Value, load_from_disk
 from datasets.exceptions import DatasetsError
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -21,13 +20,17 @@ from tqdm import tqdm
 from modeling_lion.tagger_lion import LionTagger
 from processing_lion.image_loading_lion import load_image
 from processing_lion.image_processing_lion import LionImageProcessor
+from trainers.atomic import atomic_directory
+from trainers.opening import FILE_FORMATS, open_dataset
 from trainers.resumable_jsonl import ResumableJsonl
+from trainers.rows import is_address
 
 
 logger = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-_DATA_FILES = {".arrow": "arrow", ".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+IMAGE_SUFFIXES = frozenset(
+    {".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+)
 
 
 class Tagger(LionTagger):
@@ -90,8 +93,16 @@ class ImageFolder:
 
 
 def _find_images(folder: Path) -> Iterator[str]:
-    for directory, subfolders, files in os.walk(folder):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+    # Linked folders are part of a collection, too; none is entered twice, so that a link upwards ends somewhere.
+    entered = {os.path.realpath(folder)}
+    for directory, subfolders, files in os.walk(folder, followlinks=True):
+        kept = []
+        for name in sorted(subfolders):
+            real = os.path.realpath(os.path.join(directory, name))
+            if not name.startswith(".") and real not in entered:
+                entered.add(real)
+                kept.append(name)
+        subfolders[:] = kept
         for name in files:
             if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES:
                 yield (Path(directory) / name).relative_to(folder).as_posix()
@@ -197,18 +208,9 @@ def open_images(
 def _load_split(source: str, split: str | None, subset: str | None) -> Dataset:
     path = Path(source)
     try:
-        if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-            dataset = load_from_disk(source)
-            if split is not None and isinstance(dataset, DatasetDict):
-                dataset = dataset.get(split, dataset)
-        elif path.is_file():
-            if path.suffix not in _DATA_FILES:
-                raise ValueError(f"{source}: expected a folder, a data set or a file of {sorted(_DATA_FILES)}")
-            dataset = load_dataset(_DATA_FILES[path.suffix], data_files=source, split=split)
-        elif not path.exists() and (path.is_absolute() or source.startswith((".", "~"))):
-            raise FileNotFoundError(f"there is no folder or file {source}")
-        else:
-            dataset = load_dataset(source, subset, split=split)
+        if path.is_file() and path.suffix not in FILE_FORMATS:
+            raise ValueError(f"{source}: expected a folder, a data set or a file of {sorted(FILE_FORMATS)}")
+        dataset = open_dataset(source, subset, split)
     except DatasetsError as error:
         raise ValueError(f"{source} could not be read as a data set: {error}") from error
     if isinstance(dataset, Dataset):
@@ -263,6 +265,8 @@ def tag_images(
     *,
     language: str = "en",
     tags_column: str = "tags",
+    thresholds: float | Sequence[float] | None = None,
+    scores_column: str | None = None,
     batch_size: int = 16,
     num_workers: int = 0,
 ) -> TaggingReport:
@@ -278,6 +282,8 @@ def tag_images(
         output (`str`): the file.
         language (`str`): `"en"` or `"zh"`.
         tags_column (`str`): the field for the tags.
+        thresholds (`float` or one for each tag, *optional*): in place of the tagger's own.
+        scores_column (`str`, *optional*): a field for the tags' probabilities, in the order of the tags.
         batch_size (`int`): images per forward pass of each process.
         num_workers (`int`): worker processes that read and preprocess images; 0 for none.
 
@@ -291,8 +297,9 @@ def tag_images(
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if tags_column == images.key:
         raise ValueError(f"tags_column must not be {images.key!r}, the field that names an image")
+    columns = [tags_column] if scores_column is None else [tags_column, scores_column]
     state = _process_state()
-    file = ResumableJsonl(output, images.key, [tags_column], state.process_index, state.num_processes)
+    file = ResumableJsonl(output, images.key, columns, state.process_index, state.num_processes)
     if state.is_main_process:
         file.path.parent.mkdir(parents=True, exist_ok=True)
         file.recover()
@@ -300,6 +307,8 @@ def tag_images(
     present = {record[images.key] for record in file.records()}
     waiting = [index for index, name in enumerate(images.names) if name not in present]
 
+    if state.is_main_process and waiting and is_address(images[waiting[0]]):
+        logger.warning("Images are fetched from addresses in the data set, the first: %.200s", images[waiting[0]])
     tagged, broken = 0, []
     share = waiting[state.process_index :: state.num_processes]
     loader = DataLoader(
@@ -316,10 +325,18 @@ def tag_images(
                     logger.warning("skipped %s=%s: %s", images.key, name, reason)
                     broken.append(name)
             if readable:
-                tags = tagger.tag_pixel_values(torch.stack([pixels for _, pixels in readable]), language)
+                pixel_values = torch.stack([pixels for _, pixels in readable])
+                found: Any = (
+                    [(tags,) for tags in tagger.tag_pixel_values(pixel_values, language, thresholds)]
+                    if scores_column is None
+                    else [
+                        (list(scores), [round(score, 4) for score in scores.values()])
+                        for scores in tagger.score_pixel_values(pixel_values, language, thresholds)
+                    ]
+                )
                 file.append(
-                    {images.key: name, tags_column: image_tags}
-                    for (name, _), image_tags in zip(readable, tags, strict=True)
+                    {images.key: name, **dict(zip(columns, values))}
+                    for (name, _), values in zip(readable, found, strict=True)
                 )
             tagged += len(readable)
             progress.update(len(batch))
@@ -344,6 +361,7 @@ def tag_to_dataset(
     directory: str | os.PathLike,
     *,
     tags_column: str = "tags",
+    scores_column: str | None = None,
     **options: Any,
 ) -> TaggingReport:
     """
@@ -356,6 +374,7 @@ def tag_to_dataset(
         tagger, images: as in [`tag_images`].
         directory (`str`): where to write; must not exist.
         tags_column (`str`): name of the new column.
+        scores_column (`str`, *optional*): name of a new column of the tags' probabilities.
         options: the other arguments of [`tag_images`].
 
     Raises:
@@ -363,25 +382,49 @@ def tag_to_dataset(
     """
     directory = Path(directory)
     dataset = images.to_dataset()
-    if directory.exists():
-        raise ValueError(f"{directory} exists already")
-    if tags_column in dataset.column_names:
-        raise ValueError(f"tags_column {tags_column!r} is a column of the data set already")
     progress = directory.with_name(f"{directory.name}.tags.jsonl")
-    report = tag_images(tagger, images, progress, tags_column=tags_column, **options)
+    if directory.exists():
+        if not progress.exists():
+            raise ValueError(f"{directory} exists already")
+        # The run that wrote it ended between its last two steps.
+        return _finish_dataset(directory, progress, images, tags_column)
+    columns = [name for name in (tags_column, scores_column) if name is not None]
+    for name, column in zip(("tags_column", "scores_column"), columns):
+        if column in dataset.column_names:
+            raise ValueError(f"{name} {column!r} is a column of the data set already")
+    report = tag_images(tagger, images, progress, tags_column=tags_column, scores_column=scores_column, **options)
     state = _process_state()
     if state.is_main_process:
-        tags = {record[images.key]: record[tags_column] for record in ResumableJsonl(progress, images.key).records()}
-        rows = [index for index, name in enumerate(images.names) if name in tags]
-        column = [tags[images.names[index]] for index in rows]
-        feature = Features({tags_column: [Value("string")]})[tags_column]
-        partial = directory.with_name(f"{directory.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        dataset.select(rows).add_column(tags_column, column, feature=feature).save_to_disk(partial)
-        partial.rename(directory)
+        records = {record[images.key]: record for record in ResumableJsonl(progress, images.key).records()}
+        rows = [index for index, name in enumerate(images.names) if name in records]
+        tagged = dataset.select(rows)
+        for column, kind in zip(columns, ("string", "float32")):
+            values = [records[images.names[index]][column] for index in rows]
+            tagged = tagged.add_column(column, values, feature=Features({column: [Value(kind)]})[column])
+        with atomic_directory(directory) as partial:
+            tagged.save_to_disk(partial)
         progress.unlink()
     state.wait_for_everyone()
     return report
+
+
+def _finish_dataset(
+    directory: Path, progress: Path, images: ImageFolder | ImageColumn, tags_column: str
+) -> TaggingReport:
+    """Clean up behind a data set that is complete: written elsewhere and renamed, its progress not yet removed."""
+    records = ResumableJsonl(progress, images.key).records()
+    try:
+        written = load_from_disk(str(directory))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{directory} exists already and is no data set ({error})") from error
+    if not isinstance(written, Dataset) or tags_column not in written.column_names or len(written) != len(records):
+        raise ValueError(f"{directory} exists already, and is not the data set whose tags are in {progress}")
+    state = _process_state()
+    state.wait_for_everyone()
+    if state.is_main_process:
+        progress.unlink()
+    present = {record[images.key] for record in records}
+    return TaggingReport(present=len(present), broken=[name for name in images.names if name not in present])
 
 
 __all__ = [

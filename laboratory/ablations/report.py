@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from laboratory.ablations.claims import CLAIMS, Claim
+from trainers.publishing.markdown import markdown_table
 
 
 # Two-sided 95 % quantiles of Student's t by degrees of freedom.
@@ -49,15 +50,7 @@ def _claim(claim: Claim, found: Mapping[str, Any]) -> list[str]:
     head = ["variant", *(["wrong tags"] if with_errors else [])]
     for column in columns:
         head += [column.replace("_", " "), "difference"]
-    lines = [
-        "",
-        f"## {claim.name.capitalize()}",
-        "",
-        claim.text,
-        "",
-        f"| {' | '.join(head)} |",
-        "|---" * len(head) + "|",
-    ]
+    rows = []
     reference = claim.variants[0].name
     for variant in claim.variants:
         for share, by_seed in sorted(found.get(variant.name, {}).items()):
@@ -71,8 +64,8 @@ def _claim(claim: Claim, found: Mapping[str, Any]) -> list[str]:
                     continue
                 mean, half = mean_and_interval([100 * (by_seed[s][column] - other[s][column]) for s in seeds])
                 cells.append(f"{mean:+.1f} ± {half:.1f}{' *' if abs(mean) > half else ''}")
-            lines.append(f"| {' | '.join(cells)} |")
-    return lines
+            rows.append(cells)
+    return ["", f"## {claim.name.capitalize()}", "", claim.text, "", markdown_table(head, rows).rstrip("\n")]
 
 
 def _share(share: str) -> str:

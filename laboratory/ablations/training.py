@@ -20,6 +20,7 @@ from laboratory.world.teachers import ConnectorTeacher
 from modeling_lion.modeling_lion import LionForConditionalGeneration
 from processing_lion import LionProcessor
 from trainers import LionSFTConfig, LionSFTTrainer
+from trainers.atomic import atomic_directory
 from trainers.precision import has_fast_bfloat16
 
 
@@ -153,8 +154,6 @@ def _once(directory: Path, make: Callable[[], LionForConditionalGeneration]) -> 
         return
     logger.info("%s", directory)
     model = make()
-    partial = directory.with_name(f"{directory.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)
-    partial.rename(directory)
+    with atomic_directory(directory) as partial:
+        model.save_pretrained(partial)
     shutil.rmtree(directory.with_name(f"{directory.name}.run"), ignore_errors=True)

@@ -25,6 +25,7 @@ from lion_multimodal.evaluation.report import Report, describe_decoding, metric_
 from lion_multimodal.evaluation.scoring import Score
 from lion_multimodal.evaluation.sheet import join_strips
 from processing_lion.prompts_lion import PROMPT_TEMPLATES
+from trainers.publishing.markdown import markdown_table
 
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -65,12 +66,12 @@ def replace_section(page: str, name: str, content: str) -> str:
 
 def figures_section(report: Report, rows: int) -> str:
     """The table of a report's figures on the synthetic counterparts."""
-    lines = ["| benchmark | metric | nano | 95 % interval | beside it | questions |", "|---|---|---:|---:|---|---:|"]
+    figures = []
     for benchmark in report.evaluated:
         for score in benchmark.scores:
             ends = "–" if score.interval is None else f"{score.interval[0]:.1f}–{score.interval[1]:.1f}"
             cells = [part_title(benchmark, score), metric_label(score), f"{score.value:.1f}", ends]
-            lines.append(f"| {' | '.join([*cells, _beside(score), f'{score.samples:,}'])} |")
+            figures.append([*cells, _beside(score), f"{score.samples:,}"])
     tokenizers = {score.notes.get("tokenizer") for benchmark in report.evaluated for score in benchmark.scores} - {None}
     left_out = sum(benchmark.left_out for benchmark in report.evaluated)
     count = sum(benchmark.answered for benchmark in report.evaluated)
@@ -82,7 +83,8 @@ def figures_section(report: Report, rows: int) -> str:
         f"{versions['torch']}, transformers {versions['transformers']}, datasets {versions['datasets']}. Captions were "
         f"made into words by {'; '.join(sorted(tokenizers))}."
     )
-    return "\n".join(lines) + f"\n\n{notes}"
+    header = ["benchmark", "metric", "nano", "95 % interval", "beside it", "questions"]
+    return markdown_table(header, figures, "llrrlr") + f"\n{notes}"
 
 
 def _beside(score: Score) -> str:

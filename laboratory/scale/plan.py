@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from configuration_lion import LionConfig
 from modeling_lion.modeling_lion import LionForConditionalGeneration
+from trainers.publishing.markdown import markdown_table
 from trainers.stages import STAGES, get_stage
 
 
@@ -116,7 +117,7 @@ def make_inputs(config: LionConfig, lengths: Lengths, device: str = "meta") -> d
             "qformer_input_ids": instruction[0],
             "qformer_attention_mask": instruction[1],
             "soft_prompt_mask": torch.zeros(1, lengths.text).long(),
-            "task_ids": torch.zeros(1).long(),
+            "level_ids": torch.zeros(1).long(),
             "labels": torch.ones(1, lengths.answer).long(),
         }
 
@@ -210,11 +211,6 @@ def count(config: LionConfig, stage: str, lengths: Lengths, device: str = "meta"
     )
 
 
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """Markdown."""
-    return "\n".join("| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows))
-
-
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m laboratory.scale.plan", description=__doc__)
     parser.add_argument("--preset", default="flan-t5-xxl", help="of LionConfig (default: flan-t5-xxl)")
@@ -231,7 +227,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     print("Parameters (millions)\n")
     print(
-        table(
+        markdown_table(
             ["stage", *demands["stage3"].parts, "frozen", "trained"],
             [
                 [stage, *(f"{n / 1e6:.1f}" for n in (*d.parts.values(), d.frozen, d.trained))]
@@ -241,7 +237,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     print("\nOne sample\n")
     print(
-        table(
+        markdown_table(
             ["stage", "forward, TFLOP", "backward", "recomputed", "activations, MiB", "with checkpointing, MiB"],
             [
                 [
@@ -255,7 +251,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     print(f"\nGiB on each GPU, {args.samples} samples on each, without the reserve\n")
     print(
-        table(
+        markdown_table(
             ["stage", "states, whole", *(f"states, 1/{n}" for n in args.gpus), "working set", "activations"]
             + ["checkpointed", "copy on each GPU", *(f"FSDP on {n}" for n in args.gpus)]
             + [f"FSDP on {n}, checkpointed" for n in args.gpus],
@@ -299,7 +295,7 @@ def main(arguments: list[str] | None = None) -> None:
                     + [f"{rate:.0f}", f"{samples / 1e6:.2f}", f"{samples / rate / 3600:.1f}"]
                 )
     header = ["stage", "GPUs", "checkpointing", "computing, s a step", "gathering, s a step", "samples/s"]
-    print(table([*header, "million samples", "hours"], rows))
+    print(markdown_table([*header, "million samples", "hours"], rows))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from transformers.utils import logging as transformers_logging
 
+from laboratory.speed.floors import measure_floors
 from laboratory.speed.generation import (
     measure_beam_search,
     measure_decode_step,
@@ -38,6 +39,7 @@ GROUPS = (
     measure_instructblip,
     measure_decode_step,
     measure_beam_search,
+    measure_floors,
     measure_training,
     measure_questions,
 )
@@ -67,7 +69,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("benchmarks").setLevel(logging.INFO)
+    logging.getLogger("laboratory").setLevel(logging.INFO)
     transformers_logging.set_verbosity_error()  # its advice on generation settings, at every call
     if options.threads:
         torch.set_num_threads(options.threads)

@@ -7,7 +7,7 @@ import torch
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
-from configuration_lion.configuration_lion import TASKS
+from configuration_lion.configuration_lion import LEVELS
 from laboratory.speed.measurement import Side
 from laboratory.speed.session import Session
 from laboratory.speed.sizes import (
@@ -19,10 +19,10 @@ from laboratory.speed.sizes import (
     randomize_adapters,
     to_instructblip_inputs,
 )
-from modeling_lion.mixture_of_adapters_lion import TaskRouting, route
+from modeling_lion.mixture_of_adapters_lion import LevelRouting
 
 
-IMAGE_LEVEL = TASKS.index("image_level")
+IMAGE_LEVEL = LEVELS.index("image_level")
 DECODING = {"greedy": 1, "beam-5": 5}
 
 
@@ -62,18 +62,18 @@ def measure_decode_step(session: Session) -> None:
         for decoding, num_beams in DECODING.items():
             cases[f"decode-step/{decoding}-batch-{batch_size}"] = (num_beams, batch_size, [IMAGE_LEVEL] * batch_size)
     for decoding, num_beams in DECODING.items():
-        cases[f"decode-step/{decoding}-batch-8-mixed-tasks"] = (num_beams, 8, [0, 1] * 4)
+        cases[f"decode-step/{decoding}-batch-8-mixed-levels"] = (num_beams, 8, [0, 1] * 4)
     names = session.wanted(*cases)
     if not names:
         return
     sizes = session.sizes
-    lion = make_lion(sizes, TASKS, device=session.device, dtype=session.dtype)
+    lion = make_lion(sizes, LEVELS, device=session.device, dtype=session.dtype)
     randomize_adapters(lion)
     plain = make_without_adapters(lion, sizes)
     for name in names:
-        num_beams, batch_size, tasks = cases[name]
-        mixed = len(set(tasks)) > 1
-        task_ids = torch.tensor(tasks, device=session.device)
+        num_beams, batch_size, levels = cases[name]
+        mixed = len(set(levels)) > 1
+        level_ids = torch.tensor(levels, device=session.device)
         steps = sizes.answer_tokens
         with torch.no_grad():
             inputs = make_inputs(sizes, batch_size, session.device, session.dtype)
@@ -83,21 +83,21 @@ def measure_decode_step(session: Session) -> None:
         session.compare(
             name,
             f"decoder step with two routed adapters : without, {num_beams} beam(s), batch {batch_size}"
-            + (", both tasks in it" if mixed else ""),
-            _decoder_steps("with adapters", lion, encoded, mask, num_beams, task_ids, steps),
-            _decoder_steps("without", plain, encoded, mask, num_beams, task_ids, steps),
+            + (", both levels in it" if mixed else ""),
+            decoder_steps("with adapters", lion, encoded, mask, num_beams, level_ids, steps),
+            decoder_steps("without", plain, encoded, mask, num_beams, level_ids, steps),
             target=None if mixed else 1.08,
             rounds_per_repeat=steps,
         )
 
 
-def _decoder_steps(
+def decoder_steps(
     label: str,
     model: Any,
     encoded: torch.Tensor,
     attention_mask: torch.Tensor,
     num_beams: int,
-    task_ids: torch.Tensor,
+    level_ids: torch.Tensor,
     steps: int,
 ) -> Side:
     """
@@ -105,15 +105,16 @@ def _decoder_steps(
     adapters; then from the start again.
     """
     language_model = model.language_model
-    tokens = task_ids.new_full((len(task_ids) * num_beams, 1), 2)
+    tokens = level_ids.new_full((len(level_ids) * num_beams, 1), 2)
 
-    def step(cache: EncoderDecoderCache) -> torch.Tensor:
+    def step(cache: EncoderDecoderCache, routing: LevelRouting) -> torch.Tensor:
         return language_model(
             encoder_outputs=BaseModelOutput(encoded),
             attention_mask=attention_mask,
             decoder_input_ids=tokens,
             past_key_values=cache,
             use_cache=True,
+            routing=routing,
         ).logits
 
     state: dict[str, Any] = {"left": 0}
@@ -123,15 +124,13 @@ def _decoder_steps(
         if state["left"] == 0:
             state["left"] = steps
             state["cache"] = EncoderDecoderCache(DynamicCache(), DynamicCache())
-            state["routing"] = TaskRouting(task_ids, reuse=True)
-            with route(state["routing"]):
-                step(state["cache"])
+            state["routing"] = LevelRouting(level_ids, reuse=True)
+            step(state["cache"], state["routing"])
         state["left"] -= 1
 
     @torch.no_grad()
     def run(_) -> None:
-        with route(state["routing"]):
-            step(state["cache"])
+        step(state["cache"], state["routing"])
 
     return Side(label, run, prepare)
 
@@ -145,7 +144,7 @@ def measure_questions(session: Session) -> None:
         if not names:
             continue
         sizes = session.sizes
-        adapters = TASKS if len(branches) == 2 else ("image_level",)
+        adapters = LEVELS if len(branches) == 2 else ("image_level",)
         lion = make_lion(sizes, adapters, branches, session.device, session.dtype)
         randomize_adapters(lion)
         questions = make_inputs(sizes, 16, session.device, session.dtype)

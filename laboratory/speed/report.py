@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from trainers.publishing.markdown import markdown_table
+
 
 def render(report: dict[str, Any]) -> str:
     """One table per device and dtype, then the profiles of what missed its target."""
@@ -26,17 +28,14 @@ def _run(run: dict[str, Any]) -> list[str]:
         f"{sizes['d_ff']}, vocabulary {sizes['vocab_size']}), random weights; {sizes['text_tokens']} text tokens, "
         f"{sizes['answer_tokens']} new tokens.",
         "",
-        "| figure | what | measured | target | | each side, median |",
-        "|---|---|---|---|---|---|",
     ]
+    rows = []
     for name, figure in sorted(run["figures"].items()):
         verdict = {None: "", True: "reached", False: "**missed**"}[figure["passed"]]
         target = "" if figure["target"] is None else f"<= {figure['target']} {figure['unit']}"
         sides = "; ".join(f"{label} {_amount(value)}" for label, value in figure["seconds"].items())
-        lines.append(
-            f"| {name} | {figure['title']} | {figure['value']:.2f} {figure['unit']} | {target} | {verdict} | {sides} |"
-        )
-    lines.append("")
+        rows.append([name, figure["title"], f"{figure['value']:.2f} {figure['unit']}", target, verdict, sides])
+    lines += [markdown_table(["figure", "what", "measured", "target", "", "each side, median"], rows)]
     for name, figure in sorted(run["figures"].items()):
         for label, table in figure["profile"].items():
             lines += [f"### Profile: {name}, {label}", "", "```", table.strip(), "```", ""]

@@ -15,6 +15,7 @@ import torch
 from laboratory.speed.measurement import Figure, Side, describe_environment, median_ratio, profile, time_interleaved
 from laboratory.speed.report import render
 from laboratory.speed.sizes import Sizes
+from trainers.atomic import write_json
 
 
 logger = logging.getLogger(__name__)
@@ -116,7 +117,5 @@ class Session:
         target = "" if figure.target is None else f", target at most {figure.target} {figure.unit}"
         logger.info("    %.3f %s%s: %s", figure.value, figure.unit, target, verdict)
         self.output.mkdir(parents=True, exist_ok=True)
-        partial = self.file.with_suffix(".partial")
-        partial.write_text(json.dumps(self.report, indent=1), encoding="utf-8")
-        partial.replace(self.file)
+        write_json(self.file, self.report, indent=1)
         (self.output / "speed.md").write_text(render(self.report), encoding="utf-8")

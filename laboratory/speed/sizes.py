@@ -1,5 +1,6 @@
 """Models of the benchmark: random weights, the same ones on both sides of a comparison."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -144,7 +145,10 @@ def share_weights(source: nn.Module, target: nn.Module, renamed: dict[str, str] 
 
 def make_t5(lion: LionForConditionalGeneration) -> T5ForConditionalGeneration:
     """transformers' T5 with the weights of a LION's LLM, without its adapters."""
-    return share_weights(lion.language_model, T5ForConditionalGeneration(lion.config.text_config))
+    config = copy.deepcopy(lion.config.text_config)
+    if not T5ForConditionalGeneration._supports_sdpa:
+        config._attn_implementation = "eager"  # the only one that transformers 4 has for it
+    return share_weights(lion.language_model, T5ForConditionalGeneration(config))
 
 
 def make_without_adapters(lion: LionForConditionalGeneration, sizes: Sizes) -> LionForConditionalGeneration:

@@ -25,7 +25,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import PreTrainedTokenizerFast, PrinterCallback, TrainerCallback
 
-from configuration_lion.configuration_lion import TASKS
+from configuration_lion.configuration_lion import LEVELS
 from laboratory.speed.measurement import Figure, median_ratio, synchronize
 from laboratory.speed.session import Session
 from laboratory.speed.sizes import Sizes, make_inputs, make_lion
@@ -192,14 +192,14 @@ def _make_model_and_batch(
     sizes: Sizes, stage: str, device: str, dtype: torch.dtype
 ) -> tuple[nn.Module, dict[str, torch.Tensor]]:
     """A LION of both branches with what `stage` trains, and a batch on the CPU, where data loaders leave it."""
-    model = make_lion(sizes, TASKS, device=device, dtype=dtype)
+    model = make_lion(sizes, LEVELS, device=device, dtype=dtype)
     get_stage(stage).freeze(model)
     batch_size = sizes.training_batch_size
     batch = make_inputs(sizes, batch_size, "cpu", dtype)
     generator = torch.Generator().manual_seed(2)
     batch["labels"] = torch.randint(2, sizes.vocab_size - 2, (batch_size, sizes.answer_tokens), generator=generator)
     levels = get_stage(stage).levels
-    batch["task_ids"] = torch.tensor([TASKS.index(levels[row % len(levels)]) for row in range(batch_size)])
+    batch["level_ids"] = torch.tensor([LEVELS.index(levels[row % len(levels)]) for row in range(batch_size)])
     return model, batch
 
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -44,6 +43,7 @@ from modeling_lion.modeling_lion import LionForConditionalGeneration
 from modeling_lion.modeling_ram import RamForImageTagging
 from processing_lion.image_processing_lion import LionImageProcessor
 from processing_lion.processing_lion import LionProcessor
+from trainers.atomic import atomic_directory, atomic_file
 from trainers.precision import has_fast_bfloat16
 from trainers.stages import AGGREGATOR_PARTS, Q_FORMER_PARTS
 
@@ -164,16 +164,13 @@ def write_base(phases: Phases, lion: LionForConditionalGeneration, base: Path) -
     tagger.load_state_dict(phases.weights("tagger"))
     tagger.config.thresholds = calibrate_thresholds(tagger)
 
-    partial = base.with_name(f"{_BASE}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     lion.set_active_branches(lion.config.visual_branches)
     lion.generation_config.update(num_beams=1, max_new_tokens=48, repetition_penalty=1.0)
-    lion.save_pretrained(partial)
-    phases.processor.save_pretrained(partial)
-    tagger.save_pretrained(partial / "tagger")
-    LionImageProcessor.for_tagging(IMAGE_SIZE).save_pretrained(partial / "tagger")
-    shutil.rmtree(base, ignore_errors=True)
-    partial.rename(base)
+    with atomic_directory(base, replace=True) as partial:
+        lion.save_pretrained(partial)
+        phases.processor.save_pretrained(partial)
+        tagger.save_pretrained(partial / "tagger")
+        LionImageProcessor.for_tagging(IMAGE_SIZE).save_pretrained(partial / "tagger")
     return base
 
 
@@ -360,9 +357,8 @@ class Phases:
             return
         trainer.state.save_to_json(str(directory / "trainer_state.json"))
         # Written last and in one go: it says that the phase is finished.
-        partial = directory / f"{_WEIGHTS}.partial"
-        save_file({name: value.contiguous().clone() for name, value in learner.state_dict().items()}, partial)
-        partial.rename(finished)
+        with atomic_file(finished) as partial:
+            save_file({name: value.contiguous().clone() for name, value in learner.state_dict().items()}, partial)
 
 
 def is_of_a_connector(name: str) -> bool:

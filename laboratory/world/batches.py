@@ -147,7 +147,7 @@ def encode_instructions(
     return processor(
         text=[sample.prompt for sample in samples],
         tags=None if tags is None else [", ".join(row) for row in tags],
-        task=[sample.level for sample in samples],
+        level=[sample.level for sample in samples],
         answers=[sample.completion for sample in samples],
         return_tensors="pt",
     )

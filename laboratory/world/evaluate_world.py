@@ -28,6 +28,7 @@ from modeling_lion.modeling_ram import RamForImageTagging
 from processing_lion.grounding_lion import intersection_over_union, parse_boxes
 from processing_lion.image_processing_lion import LionImageProcessor
 from processing_lion.processing_lion import LionProcessor
+from trainers.publishing.markdown import markdown_table
 
 
 logger = logging.getLogger(__name__)
@@ -146,7 +147,7 @@ def answer_all(
             images=pictures,
             text=[sample.prompt for _, sample in batch],
             tags=tags,
-            task=[sample.level for _, sample in batch],
+            level=[sample.level for _, sample in batch],
             return_tensors="pt",
         )
         with torch.inference_mode():
@@ -284,14 +285,12 @@ def evaluate_task(
 
 def to_markdown(scores: Sequence[Score]) -> str:
     """The figures as a table."""
-    lines = ["| task | metric | score | 95 % interval | chance | samples |", "|---|---|---|---|---|---|"]
+    rows = []
     for score in scores:
         chance = "–" if score.chance is None else f"{score.chance:.3f}"
-        lines.append(
-            f"| {score.task} | {score.metric} | {score.value:.3f} | {score.low:.3f}–{score.high:.3f} | {chance} | "
-            f"{score.samples} |"
-        )
-    return "\n".join(lines) + "\n"
+        interval = f"{score.low:.3f}–{score.high:.3f}"
+        rows.append([score.task, score.metric, f"{score.value:.3f}", interval, chance, str(score.samples)])
+    return markdown_table(["task", "metric", "score", "95 % interval", "chance", "samples"], rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -73,7 +73,9 @@ class SymbolTeacher(nn.Module):
         visual = visual + _SYMBOL_NOISE * torch.randn_like(visual)
         embeds = self.lion.get_input_embeddings()(batch["input_ids"])
         if "soft_prompt_mask" in batch:
-            embeds = torch.where(batch["soft_prompt_mask"].unsqueeze(-1).bool(), self.lion.soft_prompt(), embeds)
+            mask = batch["soft_prompt_mask"]
+            mask = F.pad(mask, (0, embeds.shape[1] - mask.shape[1]))  # it covers the head of the prompt
+            embeds = torch.where(mask.unsqueeze(-1).bool(), self.lion.soft_prompt(), embeds)
         mask = batch["attention_mask"]
         logits = self.lion.language_model(
             inputs_embeds=torch.cat([visual, embeds], dim=1),
@@ -170,7 +172,10 @@ def _classification(scores: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def _overlap(predicted: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-    """Intersection over union of `(N, 4)` boxes, row by row."""
+    """
+    Intersection over union of `(N, 4)` boxes, row by row, as a loss needs it: with gradients, and for predicted corners
+    in any order.
+    """
     low, high = torch.maximum(predicted[:, :2], true[:, :2]), torch.minimum(predicted[:, 2:], true[:, 2:])
     common = (high - low).clamp(min=0).prod(-1)
     areas = sum((boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(-1) for boxes in (predicted, true))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import textwrap
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-    from lion_multimodal.cli.demo import Shown
 
 _COLUMNS = 5
 _PICTURE = 288
@@ -19,6 +18,38 @@ _LINE = 18
 _LINES = 9
 _LETTERS = 42
 _INK, _RIGHT, _WRONG = "#222222", "#1a7f37", "#c62828"
+
+
+@dataclass
+class Exchange:
+    """
+    A question about a picture and what came back.
+
+    Args:
+        prompt (`str`): What is asked.
+        truth (`str`): The true answer, where it is known.
+        about (`str`): The object that is asked for, where a box is wanted.
+        answer (`str`): The answer.
+        boxes (`list[list[float]]`): Boxes in it, `(x1, y1, x2, y2)` in pixels.
+        is_right (`bool`, *optional*): Whether the answer is true (a box: overlaps the true one by half).
+    """
+
+    prompt: str
+    truth: str = ""
+    about: str = ""
+    answer: str = ""
+    boxes: list[list[float]] | None = None
+    is_right: bool | None = None
+
+
+@dataclass
+class Shown:
+    """A picture with its tags and what was asked about it."""
+
+    name: str
+    picture: Image
+    exchanges: list[Exchange]
+    tags: list[str]
 
 
 def contact_sheet(shown: list[Shown]) -> Image:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 
+from lion_multimodal.cli import data_check
+from lion_multimodal.cli.arguments import positive_int
+
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add the subcommand `data`, which has subcommands of its own."""
@@ -13,6 +16,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         description="Training data, before a training sees it.",
     )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    data_check.add_parser(actions)
     _add_sources_parser(actions)
     _add_prepare_parser(actions)
 
@@ -23,12 +27,18 @@ def _add_sources_parser(actions: argparse._SubParsersAction) -> None:
         help="list the paper's sources of training data",
         description="List the paper's sources of training data, with the files that they are read from.",
     )
+    parser.add_argument("--markdown", action="store_true", help="write the tables of docs/training_data.md")
     parser.set_defaults(run=_list_sources)
 
 
 def _list_sources(args: argparse.Namespace) -> int:
     from trainers.sources import SOURCES
 
+    if args.markdown:
+        from trainers.sources.documentation import source_sections, source_table
+
+        print(f"{source_table()}\n\n{source_sections()}")
+        return 0
     for source in SOURCES.values():
         rows = ", ".join(
             f"{'' if kind.exact else 'about '}{kind.expected['train']:,} rows{f' of {kind.name}' if kind.name else ''}"
@@ -73,7 +83,9 @@ def _add_prepare_parser(actions: argparse._SubParsersAction) -> None:
         default="decode",
         help="read every image once, or only look whether it is there (default: decode)",
     )
-    parser.add_argument("--shard-rows", type=int, default=100_000, metavar="N", help="rows in a file (default: 100000)")
+    parser.add_argument(
+        "--shard-rows", type=positive_int, default=100_000, metavar="N", help="rows in a file (default: 100000)"
+    )
     parser.add_argument("--skip-missing", action="store_true", help="leave out sources whose files are not there")
     parser.add_argument("--overwrite", action="store_true", help="replace rows that were prepared otherwise")
     parser.set_defaults(run=_prepare)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from lion_multimodal.cli.contact_sheet import Exchange, Shown, contact_sheet
 
 
 if TYPE_CHECKING:
@@ -20,38 +21,6 @@ HELD_OUT_SCENES = 10
 """How many held-out scenes are shown by default: the first ones, whatever comes out."""
 
 _LEAST_OVERLAP = 0.5
-
-
-@dataclass
-class Exchange:
-    """
-    A question about a picture and what came back.
-
-    Args:
-        prompt (`str`): What is asked.
-        truth (`str`): The true answer, where it is known.
-        about (`str`): The object that is asked for, where a box is wanted.
-        answer (`str`): The answer.
-        boxes (`list[list[float]]`): Boxes in it, `(x1, y1, x2, y2)` in pixels.
-        is_right (`bool`, *optional*): Whether the answer is true (a box: overlaps the true one by half).
-    """
-
-    prompt: str
-    truth: str = ""
-    about: str = ""
-    answer: str = ""
-    boxes: list[list[float]] | None = None
-    is_right: bool | None = None
-
-
-@dataclass
-class Shown:
-    """A picture with its tags and what was asked about it."""
-
-    name: str
-    picture: Image
-    exchanges: list[Exchange]
-    tags: list[str]
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -78,8 +47,8 @@ def run(args: argparse.Namespace) -> int:
         ValueError, OSError: with one line to show to the user.
     """
     from lion_multimodal.cli.asking import load_pipeline
-    from lion_multimodal.cli.contact_sheet import contact_sheet
     from processing_lion import draw_boxes, load_image
+    from trainers.atomic import atomic_file
 
     output = Path(args.output)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -104,9 +73,11 @@ def run(args: argparse.Namespace) -> int:
         drawing, scale = enlarge(item.picture)
         found = [(box, exchange.about) for exchange in item.exchanges for box in exchange.boxes or []]
         boxes = [[side * scale for side in box] for box, _ in found]
-        draw_boxes(drawing, boxes, [about for _, about in found]).save(output)
+        sheet = draw_boxes(drawing, boxes, [about for _, about in found])
     else:
-        contact_sheet(shown).save(output)
+        sheet = contact_sheet(shown)
+    with atomic_file(output) as partial:
+        sheet.save(partial)
     print(f"drawn     {output.resolve()}")
     return 0
 

@@ -10,8 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lion_multimodal.cli.arguments import positive_int
+
 
 if TYPE_CHECKING:
+    from lion_multimodal.evaluation.benchmark import Benchmark
     from lion_multimodal.evaluation.report import Report
 
 
@@ -26,7 +29,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "read is named, left out and counted. On several devices: "
         "accelerate launch -m lion_multimodal.cli.main eval ...",
     )
-    parser.add_argument("--model", required=True, metavar="REPO_OR_DIR", help="checkpoint")
+    parser.add_argument("--model", metavar="REPO_OR_DIR", help="checkpoint")
+    parser.add_argument("--adapter", metavar="REPO_OR_DIR", help="PEFT adapter on top of it, of `lion finetune`")
     parser.add_argument("--revision", help="branch, tag or commit of the checkpoint on the Hub")
     parser.add_argument("--benchmark", required=True, metavar="all|NAME[,NAME]", help="what to evaluate on")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for predictions and report")
@@ -35,9 +39,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         metavar="DIR",
         help="folder with DIR/NAME for each benchmark (default: data sets on the Hub)",
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="ask the first N questions of each benchmark only")
     parser.add_argument(
-        "--batch-size", type=int, default=16, help="pictures and questions at once, for each process (default: 16)"
+        "--limit", type=positive_int, metavar="N", help="ask the first N questions of each benchmark only"
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=positive_int,
+        default=16,
+        help="pictures and questions at once, for each process (default: 16)",
     )
     parser.add_argument(
         "--tags",
@@ -56,6 +65,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--update-card",
         action="store_true",
         help="write the figures into the model card of the checkpoint's directory, as the Hub's model-index",
+    )
+    parser.add_argument(
+        "--check-overlap",
+        metavar="DATA",
+        help="instead of evaluating, say which images of the benchmarks are in a training set, by COCO id and by "
+        "perceptual hash: the folder of `lion data prepare`, a folder of images, a dataset or a file of rows",
     )
     parser.set_defaults(run=run)
 
@@ -101,11 +116,17 @@ def run(args: argparse.Namespace) -> int:
     from lion_multimodal.evaluation.benchmarks import get_benchmarks
 
     benchmarks = get_benchmarks(args.benchmark)
+    if args.check_overlap is not None:
+        return _check_overlap(args, benchmarks)
+    if args.model is None:
+        raise ValueError("lion eval needs --model, or --check-overlap with a training set")
 
     # Loading torch and friends takes seconds, which --help and a wrong name need not wait for.
     from lion_multimodal.evaluation.report import headline_tables
     from lion_multimodal.evaluation.runner import evaluate, process_state
+    from lion_multimodal.loading import check_device
 
+    check_device(args.device, "--device")
     is_main = process_state(args.device).is_main_process
     if not is_main:  # the others would say the same
         logging.getLogger().setLevel(logging.ERROR)
@@ -114,6 +135,7 @@ def run(args: argparse.Namespace) -> int:
             args.model,
             benchmarks,
             args.output,
+            adapter=args.adapter,
             revision=args.revision,
             data_dir=args.data_dir,
             limit=args.limit,
@@ -135,6 +157,17 @@ def run(args: argparse.Namespace) -> int:
             _update_card(args, report)
     if not evaluated:
         raise ValueError(f"none of the benchmarks could be evaluated; the first: {failed[0].name}: {failed[0].error}")
+    return 0
+
+
+def _check_overlap(args: argparse.Namespace, benchmarks: list[Benchmark]) -> int:
+    from lion_multimodal.evaluation.overlap import find_overlap, overlap_table
+
+    overlaps = find_overlap(benchmarks, args.check_overlap, args.output, data_dir=args.data_dir, limit=args.limit)
+    print(overlap_table(overlaps))
+    print(f"images    {Path(args.output, 'overlap.json')}")
+    if all(overlap.error for overlap in overlaps):
+        raise ValueError(f"none of the benchmarks could be compared; the first: {overlaps[0].error}")
     return 0
 
 

@@ -6,12 +6,14 @@ import argparse
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
-from lion_multimodal.cli import convert, data, demo, evaluate, predict, push, tag, train
+from lion_multimodal.cli import convert, data, demo, evaluate, finetune, merge, predict, push, tag, train
 
 
-SUBCOMMANDS = (convert, data, demo, evaluate, predict, push, tag, train)
+SUBCOMMANDS = (convert, data, demo, evaluate, finetune, merge, predict, push, tag, train)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -39,11 +41,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("lion: interrupted", file=sys.stderr)
         return 130
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except BrokenPipeError:  # who reads the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
         if os.environ.get("LION_TRACEBACK"):
             raise
-        print(f"lion: error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
-        return 1
+        print(_describe(error), file=sys.stderr)
+        return 1 if _is_foreseen(error) else 70
+
+
+def _is_foreseen(error: Exception) -> bool:
+    """Whether an error tells of arguments, files or the machine, and not of a fault in this program."""
+    if isinstance(error, (ValueError, TypeError, OSError, ImportError, MemoryError)):
+        return True
+    # The libraries that write weights and tokenizers raise these, on a full disk for one.
+    if type(error) is Exception or type(error).__name__ == "SafetensorError":
+        return True
+    return type(error).__name__ in ("OutOfMemoryError", "StrictDataclassError") or any(
+        base.__name__ == "StrictDataclassError" for base in type(error).__mro__
+    )
+
+
+def _describe(error: Exception) -> str:
+    message = " ".join(str(error).split()) or type(error).__name__
+    if _is_foreseen(error):
+        return f"lion: error: {message}"
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        f"lion: internal error: {type(error).__name__}: {message} ({Path(place.filename).name}, line {place.lineno}); "
+        "a fault of this program, or a damaged file that it did not recognise: LION_TRACEBACK=1 shows the traceback"
+    )
 
 
 def _leave_process_group() -> None:

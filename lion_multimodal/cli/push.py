@@ -45,6 +45,12 @@ def run(args: argparse.Namespace) -> int:
     """
     from trainers.publishing import push_directory  # loads the Hub's client, which --help can do without
 
+    if Path(args.directory, "config.json").is_file():
+        from lion_multimodal.loading import check_files
+        from trainers.publishing.selection import select
+
+        select(args.directory)  # says best what is wrong with the directory as a whole
+        check_files(args.directory)
     edit_card = None if args.evaluation is None else _with_figures(Path(args.evaluation), args.repo_id)
     with _progress_for_people():
         push = push_directory(
@@ -90,14 +96,14 @@ def _progress_for_people() -> Iterator[None]:
 
 def _with_figures(directory: Path, repo_id: str) -> Callable[[str], str]:
     """A function that puts the figures of an evaluation into a card."""
-    import json
     import tempfile
 
     from lion_multimodal.evaluation.model_card import CARD_FILE, update_card
     from lion_multimodal.evaluation.report import BenchmarkReport, Report
+    from trainers.atomic import read_json
 
     try:
-        values = json.loads((directory / "report.json").read_text(encoding="utf-8"))
+        values = read_json(directory / "report.json")
     except FileNotFoundError:
         raise ValueError(
             f"--evaluation must be an output folder of lion eval: {directory} has no report.json"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from lion_multimodal.cli.arguments import fraction, natural_int, not_empty, positive_int
+
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add the subcommand `tag`."""
@@ -17,6 +19,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "source",
+        type=not_empty,
         metavar="FOLDER|DATASET",
         help="folder of images (searched with its subfolders), local data set or data file, or Hub data set",
     )
@@ -29,8 +32,16 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--subset", help="configuration of the data set, if it has several")
     parser.add_argument("--image-column", help="column of the images, if the data set has several")
     parser.add_argument("--language", choices=["en", "zh"], default="en", help="language of the tags (default: en)")
-    parser.add_argument("--batch-size", type=int, default=16, help="images per forward pass (default: 16)")
-    parser.add_argument("--num-workers", type=int, default=0, help="processes that read images (default: none extra)")
+    parser.add_argument("--batch-size", type=positive_int, default=16, help="images per forward pass (default: 16)")
+    parser.add_argument(
+        "--num-workers", type=natural_int, default=0, help="processes that read images (default: none extra)"
+    )
+    parser.add_argument(
+        "--threshold", type=fraction, metavar="P", help="probability that a tag must exceed (default: each tag's own)"
+    )
+    parser.add_argument(
+        "--scores", action="store_true", help="write the tags' probabilities, too, in the field or column TAGS_scores"
+    )
     parser.add_argument("--device", help="for example cuda:0 or cpu (default: an accelerator where there is one)")
     output = parser.add_mutually_exclusive_group(required=True)
     output.add_argument(
@@ -52,15 +63,15 @@ def run(args: argparse.Namespace) -> int:
     """
     from accelerate import PartialState
 
-    from trainers.tagging import (
-        Tagger,
-        open_images,
-        tag_images,
-        tag_to_dataset,
-    )  # loads torch, which --help can do without
+    # Loads torch, which --help can do without.
+    from lion_multimodal.loading import check_device, loading
+    from trainers.tagging import Tagger, open_images, tag_images, tag_to_dataset
 
+    check_device(args.device, "--device")
     images = open_images(args.source, split=args.split, image_column=args.image_column, subset=args.subset)
-    tagger = Tagger.from_pretrained(args.model or _shipped_checkpoint(), device=args.device)
+    source = args.model or _shipped_checkpoint()
+    with loading(source):
+        tagger = Tagger.from_pretrained(source, device=args.device)
     write, target = (tag_images, args.output) if args.output else (tag_to_dataset, args.output_dataset)
     report = write(
         tagger,
@@ -68,6 +79,8 @@ def run(args: argparse.Namespace) -> int:
         target,
         language=args.language,
         tags_column=args.tags_column,
+        thresholds=args.threshold,
+        scores_column=f"{args.tags_column}_scores" if args.scores else None,
         batch_size=args.batch_size,
         num_workers=args.num_workers,
     )

@@ -26,10 +26,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--output-dir", metavar="DIR", help="in place of the recipe's output_dir")
     parser.add_argument("--resume", action="store_true", help="go on where an earlier run in that directory stopped")
     parser.set_defaults(run=run, overrides=[])
-    _accept_overrides(parser)
+    accept_overrides(parser)
 
 
-def _accept_overrides(parser: argparse.ArgumentParser) -> None:
+def accept_overrides(parser: argparse.ArgumentParser) -> None:
     """Take every key=value for an override, wherever it stands: argparse wants all positionals in front of options."""
     parse = parser.parse_known_args
 

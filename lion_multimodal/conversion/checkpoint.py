@@ -17,12 +17,16 @@ from modeling_lion.modeling_lion import LionForConditionalGeneration
 __all__ = ["convert_lion_checkpoint", "convert_ram_checkpoint"]
 
 
+# What `state_dict` names besides `language_model.shared.weight` for the same embeddings; files hold them once.
+_TIED_COPIES = ("language_model.encoder.embed_tokens.weight", "language_model.decoder.embed_tokens.weight")
+
+
 def expected_shapes(config: LionConfig) -> dict[str, torch.Size]:
     """Name and shape of every parameter that a checkpoint of `config` holds (tied copies left out)."""
     with torch.device("meta"):
         model = LionForConditionalGeneration(config)
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    return {name: shape for name, shape in shapes.items() if not name.endswith("coder.embed_tokens.weight")}
+    return {name: shape for name, shape in shapes.items() if name not in _TIED_COPIES}
 
 
 def convert_lion_checkpoint(
@@ -39,7 +43,7 @@ def convert_lion_checkpoint(
             Whether every parameter must be there. If not, parameters may be missing, but still none may be unexpected.
 
     Returns:
-        `dict[str, torch.Tensor]` for `load_state_dict`; dtypes are kept.
+        `dict[str, torch.Tensor]` for `load_state_dict`, which names the embeddings three times; dtypes are kept.
 
     Raises:
         ValueError: parameters that are missing, unexpected or of the wrong shape, all listed.
@@ -70,4 +74,6 @@ def convert_lion_checkpoint(
         raise ValueError(
             f"`state_dict` does not fit `config` in {len(problems)} places:\n  " + "\n  ".join(sorted(problems))
         )
+    if (embeddings := converted.get("language_model.shared.weight")) is not None:
+        converted |= dict.fromkeys(_TIED_COPIES, embeddings)
     return converted

@@ -21,7 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import split_state_dict_into_shards_factory
 from safetensors import SafetensorError, safe_open
+
+from trainers.atomic import atomic_directory
 
 
 logger = logging.getLogger(__name__)
@@ -42,9 +45,6 @@ _DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
-PARTIAL_SUFFIX = ".partial"
-"""What unfinished files and directories have behind their names."""
-
 _MIN_FREE = 64 * 2**20
 _WRAPPERS = ("model", "state_dict")
 # Read anew after so many bytes: a mapping keeps every page in memory that was touched.
@@ -257,35 +257,24 @@ def write_shards(
         `list[str]`: the names of the files of tensors.
     """
     directory = Path(directory)
-    shards = list(_shards(tensors, max_shard_size))
-    count = len(shards)
-    files = [_SINGLE] if count == 1 else [f"model-{k:05d}-of-{count:05d}.safetensors" for k in range(1, count + 1)]
-    for file, names in zip(files, shards):
+    split = split_state_dict_into_shards_factory(
+        dict(tensors),
+        get_storage_size=lambda info: info.num_bytes,
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=max_shard_size,
+    )
+    for file, names in split.filename_to_tensors.items():
         write_safetensors(directory / file, {name: tensors[name] for name in names}, read)
         logger.info("Wrote %s with %d tensors.", file, len(names))
-    if count > 1:
+    if split.is_sharded:
+        parameters = sum(info.shape.numel() for info in tensors.values())
         index = {
-            "metadata": {
-                "total_parameters": sum(info.shape.numel() for info in tensors.values()),
-                "total_size": sum(info.num_bytes for info in tensors.values()),
-            },
-            "weight_map": {name: file for file, names in zip(files, shards) for name in names},
+            "metadata": {"total_parameters": parameters, **split.metadata},
+            "weight_map": split.tensor_to_filename,
         }
         text = json.dumps(index, indent=2, sort_keys=True) + "\n"
         (directory / _INDEX).write_text(text, encoding="utf-8")
-    return files
-
-
-def _shards(tensors: Mapping[str, TensorInfo], max_shard_size: int) -> Iterator[list[str]]:
-    names: list[str] = []
-    size = 0
-    for name, info in tensors.items():
-        if names and size + info.num_bytes > max_shard_size:
-            yield names
-            names, size = [], 0
-        names.append(name)
-        size += info.num_bytes
-    yield names
+    return list(split.filename_to_tensors)
 
 
 def as_bytes(tensor: torch.Tensor) -> memoryview:
@@ -340,24 +329,11 @@ def new_directory(directory: str | os.PathLike, num_bytes: int = 0) -> Iterator[
         FileExistsError: there is something at that place already.
         OSError: the disk has no room for `num_bytes`.
     """
-    directory = Path(directory)
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise FileExistsError(f"{directory} exists already and is not empty")
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    partial = directory.with_name(directory.name + PARTIAL_SUFFIX)
-    shutil.rmtree(partial, ignore_errors=True)
-    free = shutil.disk_usage(directory.parent).free
-    if free < num_bytes + _MIN_FREE:
-        raise OSError(f"{directory.parent} has {free / 1e9:.1f} GB of room, and {num_bytes / 1e9:.1f} GB are needed")
-    partial.mkdir()
-    try:
+    with atomic_directory(directory) as partial:
+        free = shutil.disk_usage(partial).free
+        if free < num_bytes + _MIN_FREE:
+            raise OSError(f"{partial.parent} has {free / 1e9:.1f} GB of room, and {num_bytes / 1e9:.1f} GB are needed")
         yield partial
-        if directory.exists():
-            directory.rmdir()
-        partial.rename(directory)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def reveal(unfinished: Path) -> None:

@@ -31,12 +31,13 @@ from lion_multimodal.conversion.files import (
 from lion_multimodal.conversion.layout import infer_lion_config, infer_ram_config, read_json, released_name
 from lion_multimodal.conversion.plan import ConversionError, Source, official_shapes, open_source, plan_conversion
 from lion_multimodal.conversion.ram import convert_ram_checkpoint
-from modeling_lion.card_lion import CARD_FILE, CardFacts, write_card
 from modeling_lion.hub_lion import LION_AUTO_MAP, LION_PIPELINES, TAGGER_SUBFOLDER
 from modeling_lion.modeling_lion import LionForConditionalGeneration
 from modeling_lion.modeling_ram import RamForImageTagging
 from processing_lion import LionImageProcessor, LionProcessor, add_qformer_bos_token
 from processing_lion.remote_code_lion import LION_CODE, write_code
+from trainers.publishing.lion_card import CardFacts, render_card
+from trainers.publishing.selection import CARD
 
 
 logger = logging.getLogger(__name__)
@@ -80,6 +81,14 @@ class OfficialFiles:
         if find_weights(self.text_model):
             sources.append(open_source(self.text_model.resolve().name, self.text_model, TEXT_PREFIX))
         return sources
+
+
+def _load_tokenizer(directory: Path) -> Any:
+    """A tokenizer of transformers' own, without the code that its files may name."""
+    tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    # It would be written again, and name code of somebody else's repo, or none at all.
+    tokenizer.init_kwargs.pop("auto_map", None)
+    return tokenizer
 
 
 class OfficialConversion:
@@ -128,8 +137,8 @@ class OfficialConversion:
         for directory in (self.files.text_model, self.files.qformer_tokenizer):
             if not directory.is_dir():
                 raise FileNotFoundError(f"there is no directory {directory} with a tokenizer")
-        tokenizer = AutoTokenizer.from_pretrained(self.files.text_model)
-        qformer_tokenizer = add_qformer_bos_token(AutoTokenizer.from_pretrained(self.files.qformer_tokenizer))
+        tokenizer = _load_tokenizer(self.files.text_model)
+        qformer_tokenizer = add_qformer_bos_token(_load_tokenizer(self.files.qformer_tokenizer))
         problems = []
         if len(tokenizer) > self.config.text_config.vocab_size:
             problems.append(
@@ -176,7 +185,7 @@ class OfficialConversion:
             write_code(partial, LION_CODE)
             if self.tagger is not None:
                 self.tagger.write(partial / TAGGER_SUBFOLDER)
-            write_card(partial / CARD_FILE, self._card_facts(dtype))
+            (partial / CARD).write_text(render_card(self._card_facts(dtype)), encoding="utf-8")
             self._write_config(partial, dtype)
             reveal(unfinished)
         return Path(directory)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from configuration_lion.configuration_lion import SHARED_ADAPTER, TASKS, LionConfig
+from configuration_lion.configuration_lion import LEVELS, SHARED_ADAPTER, LionConfig
 from configuration_lion.configuration_ram import RamConfig
 
 
@@ -229,12 +229,12 @@ def _adapter_config(shapes: Shapes, branches: list[str]) -> dict[str, Any]:
     count = len({name for name in shapes if re.fullmatch(rf"{re.escape(first)}\.\d+\.down_proj\.weight", name)})
     if count == 0:
         return {"adapters": []}
-    if count > len(TASKS):
-        raise ValueError(f"there are {count} adapters beside each feed-forward layer, and LION knows {len(TASKS)}")
+    if count > len(LEVELS):
+        raise ValueError(f"there are {count} adapters beside each feed-forward layer, and LION knows {len(LEVELS)}")
     of_branch = {"qformer": "image_level", "aggregator": "region_level"}
     one = of_branch[branches[0]] if len(branches) == 1 else SHARED_ADAPTER
     return {
-        "adapters": list(TASKS) if count == len(TASKS) else [one],
+        "adapters": list(LEVELS) if count == len(LEVELS) else [one],
         "bottleneck_size": _shape(shapes, f"{first}.0.down_proj.weight")[0],
     }
 

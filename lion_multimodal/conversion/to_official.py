@@ -9,12 +9,13 @@ import torch
 from configuration_lion.configuration_lion import LionConfig
 from configuration_lion.configuration_ram import RamConfig
 from lion_multimodal.conversion.checkpoint import expected_shapes
-from lion_multimodal.conversion.files import PARTIAL_SUFFIX, TensorInfo, stored_tensors, write_safetensors
+from lion_multimodal.conversion.files import TensorInfo, stored_tensors, write_safetensors
 from lion_multimodal.conversion.layout import read_json
 from lion_multimodal.conversion.names import is_tied_copy, split
 from lion_multimodal.conversion.plan import ConversionError
 from lion_multimodal.conversion.ram import to_official_ram
 from modeling_lion.modeling_ram import RamForImageTagging
+from trainers.atomic import atomic_file
 
 
 _CONFIG = "config.json"
@@ -59,12 +60,8 @@ def to_official(directory: str | os.PathLike, output: str | os.PathLike) -> dict
     else:
         raise ValueError(f"{directory} holds neither a LION nor its tagger, but a model of the type {model_type!r}")
     output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(output.name + PARTIAL_SUFFIX)
-    try:
+    with atomic_file(output) as partial:
         write_safetensors(partial, tensors, read)
-        partial.replace(output)
-    finally:
-        partial.unlink(missing_ok=True)
     return tensors
 
 

@@ -19,6 +19,7 @@ from transformers.utils import cached_file
 
 from lion_multimodal.evaluation.benchmark import Decoding, Example
 from lion_multimodal.evaluation.rows import load_image
+from lion_multimodal.loading import check_device, check_weights, loading
 from modeling_lion.modeling_lion import LionForConditionalGeneration, LionImageFeatures
 from modeling_lion.tagger_lion import LionTagger
 from processing_lion.processing_lion import LionProcessor
@@ -148,6 +149,7 @@ class Answerer:
         cls,
         name_or_path: str | os.PathLike,
         *,
+        adapter: str | os.PathLike | None = None,
         revision: str | None = None,
         tags: str = "tagger",
         batch_size: int = 16,
@@ -159,6 +161,7 @@ class Answerer:
 
         Args:
             name_or_path: directory of a checkpoint, or a repo on the Hub.
+            adapter: a PEFT adapter on top of it, as `lion finetune` writes it.
             revision: branch, tag or commit on the Hub.
             tags, batch_size: as above.
             dtype: a name of `DTYPES`; `"auto"` is the precision of the checkpoint's files. The tagger always runs in
@@ -173,27 +176,31 @@ class Answerer:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
         source = os.fspath(name_or_path)
         device = device or torch.accelerator.current_accelerator() or "cpu"
-        try:
-            torch.empty(0, device=device)
-        except (AssertionError, RuntimeError) as error:
-            raise ValueError(f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from error
+        check_device(device)
         commit = find_commit(source, revision)
         revision = commit or revision or "main"
         tagger = None
         if tags == "tagger":
             try:
-                tagger = LionTagger.from_pretrained(source, revision=revision)
+                with loading(source):
+                    tagger = LionTagger.from_pretrained(source, revision=revision)
             except OSError as error:
                 raise OSError(f"{error}: choose --tags none, or --tags column if the rows have tags") from error
             tagger.model.to(device)
-        model = LionForConditionalGeneration.from_pretrained(
-            source,
-            revision=revision,
-            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
-            # Straight to the device: of several processes, each would else hold the weights in the CPU's memory.
-            device_map={"": device},
-        )
-        processor = LionProcessor.from_pretrained(source, revision=revision)
+        with loading(source):
+            model = LionForConditionalGeneration.from_pretrained(
+                source,
+                revision=revision,
+                dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+                # Straight to the device: of several processes, each would else hold the weights in the CPU's memory.
+                device_map={"": device},
+            )
+            check_weights(model, source)
+            processor = LionProcessor.from_pretrained(source, revision=revision)
+        if adapter is not None:
+            from trainers.finetune import attach_adapter  # PEFT takes seconds to load
+
+            model = attach_adapter(model, adapter).get_base_model()
         return cls(model, processor, tagger, tags, batch_size, commit)
 
     def answer(
@@ -335,7 +342,7 @@ class Answerer:
         text = self.processor(
             text=[example.instruction for example in batch],
             tags=list(tags),
-            task=[example.level for example in batch],
+            level=[example.level for example in batch],
             return_tensors="pt",
         )
         return {**text.to(self.model.device), "image_features": features}

@@ -31,6 +31,7 @@ class Example:
         part: which part of the benchmark it counts for (POPE's `"adversarial"`, say); parts are scored apart.
         tags: tags from the row, if it has any; separated by commas.
         level: how it is routed.
+        coco_id: the image's number in COCO, where the row gives it apart from its file's name.
     """
 
     id: str
@@ -42,6 +43,7 @@ class Example:
     part: str = ""
     tags: str | None = None
     level: str = "image_level"
+    coco_id: int | None = None
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,10 @@ def update_card(directory: str | os.PathLike, report: Report) -> Path:
     name = directory.resolve().name
     if not file.exists():
         file.write_text(f"# {name}\n", encoding="utf-8")
-    metadata = metadata_load(file) or {}
+    try:
+        metadata = metadata_load(file) or {}
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not text in UTF-8: {error}") from error
     metadata_save(file, {**metadata, "model-index": _merged(metadata.get("model-index"), report, name)})
     return file
 

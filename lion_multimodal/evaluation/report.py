@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +14,8 @@ from typing import Any, Self
 
 from lion_multimodal.evaluation import published
 from lion_multimodal.evaluation.scoring import Score
+from trainers.atomic import write_json, write_text
+from trainers.publishing.markdown import markdown_table
 
 
 PACKAGES = (
@@ -110,11 +111,8 @@ class Report:
     def write(self, directory: str | os.PathLike) -> None:
         """Write `report.json` and `report.md`."""
         directory = Path(directory)
-        content = json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
-        for name, text in (("report.json", content), ("report.md", to_markdown(self))):
-            partial = directory / f"{name}.partial"
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(directory / name)
+        write_json(directory / "report.json", asdict(self))
+        write_text(directory / "report.md", to_markdown(self))
 
 
 def package_versions() -> dict[str, str]:
@@ -188,7 +186,7 @@ def headline_tables(benchmarks: Sequence[BenchmarkReport]) -> str:
             ]
             for benchmark, score in rows
         ]
-        texts.append(_table(header, lines, numbers_from=2))
+        texts.append(markdown_table(header, lines, "llr"))
     return "\n".join(texts)
 
 
@@ -242,7 +240,7 @@ def _further_figures(benchmarks: Sequence[BenchmarkReport]) -> str:
                 lines.append([part_title(benchmark, score), key, note, "–"])
     if not lines:
         return ""
-    return "## Further figures\n\n" + _table(["benchmark", "figure", "this model", "published"], lines, numbers_from=2)
+    return "## Further figures\n\n" + markdown_table(["benchmark", "figure", "this model", "published"], lines, "llr")
 
 
 def _left_out(benchmarks: Sequence[BenchmarkReport]) -> str:
@@ -301,7 +299,7 @@ def _settings(report: Report) -> str:
     lines = [[key, _cell(value)] for key, value in report.settings.items() if value is not None]
     lines += [[package, number] for package, number in report.versions.items()]
     lines.append(["created", report.created])
-    return "## Settings and versions\n\n" + _table(["", ""], lines)
+    return "## Settings and versions\n\n" + markdown_table(["", ""], lines)
 
 
 def _cell(value: Any) -> str:
@@ -314,13 +312,6 @@ def _cell(value: Any) -> str:
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value == int(value) and abs(value) >= 2 else f"{value:.4f}"
-
-
-def _table(header: Sequence[str], lines: Sequence[Sequence[str]], numbers_from: int | None = None) -> str:
-    columns = len(header)
-    rule = ["---:" if numbers_from is not None and index >= numbers_from else "---" for index in range(columns)]
-    rows = [header, rule, *lines]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows) + "\n"
 
 
 __all__ = [

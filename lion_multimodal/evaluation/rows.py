@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from lion_multimodal.evaluation.benchmark import Benchmark, Example, HubDataset
 from lion_multimodal.evaluation.benchmarks.row import PictureCell, Row, decode_picture
+from trainers.json_lines import read_lines
 from trainers.record import RECORD_ERRORS, describe_problem
 
 
@@ -94,7 +95,7 @@ def read_examples(benchmark: Benchmark, data_dir: str | Path | None = None, limi
     if data_dir is None:
         dataset, table = _read_hub(benchmark)
     else:
-        dataset, table = _read_local(benchmark, Path(data_dir))
+        dataset, table = _read_local(benchmark, Path(data_dir), limit is not None)
     examples: list[Example] = []
     unusable: list[dict[str, Any]] = []
     rows_by_id: dict[str, int] = {}
@@ -102,6 +103,8 @@ def read_examples(benchmark: Benchmark, data_dir: str | Path | None = None, limi
     for row in tqdm(table.rows(), title, len(table), unit="row", leave=False, disable=not sys.stderr.isatty()):
         try:
             found = list(dataset.read_row(row))
+            for example in found:
+                _check_text(example)
         except RECORD_ERRORS as error:
             _leave_out(unusable, table.name, row.number, _row_id(row), describe_problem(error))
             continue
@@ -134,6 +137,19 @@ def load_image(example: Example) -> Image.Image:
         raise ValueError(f"the picture of {example.id} cannot be read: {reason}") from error
 
 
+def _check_text(example: Example) -> None:
+    """What JSON calls `"\\ud83d"`, half of a pair, is no character: no tokenizer takes it, and no file in UTF-8."""
+    asked = {"id": example.id, "image": example.image_id, "question": example.instruction}
+    asked |= {"candidates": example.candidates, "tags": example.tags, **example.metric_inputs}
+    for name, value in asked.items():
+        try:
+            json.dumps(value, ensure_ascii=False, default=repr).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{name!r} holds a lone surrogate, \\u{ord(error.object[error.start]):04x}, which is no character"
+            ) from None
+
+
 def _leave_out(unusable: list[dict[str, Any]], name: str, number: int, identifier: str, reason: str) -> None:
     unusable.append({"row": number, "id": identifier, "reason": reason})
     logger.warning("%s, row %d (%s) is left out: %s", name, number, identifier, reason)
@@ -155,13 +171,38 @@ def _row_tags(row: Row) -> str | None:
     return None
 
 
+class _ParquetRows:
+    """
+    The rows of Parquet files, read a few at a time: for those who want the first ones alone.
+
+    Args:
+        files: the files.
+    """
+
+    batch_size = 32
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        from pyarrow.parquet import ParquetFile
+
+        self.files = [ParquetFile(path) for path in files]
+        self.column_names = list(self.files[0].schema_arrow.names)
+
+    def __len__(self) -> int:
+        return sum(file.metadata.num_rows for file in self.files)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for file in self.files:
+            for batch in file.iter_batches(self.batch_size):
+                yield from batch.to_pylist()
+
+
 class _Table:
     """
     Rows without their pictures, which stay where they are until they are asked for.
 
     Args:
         name: what messages call it.
-        data: a `datasets.Dataset`, or a list of rows.
+        data: a `datasets.Dataset`, a list of rows, or [`_ParquetRows`].
         source: as in `Examples`.
         pictures: as in `Row`.
     """
@@ -203,15 +244,20 @@ class _Table:
         return len(self.data)
 
     def row(self, index: int) -> Row:
-        values = dict(self.light[index])
+        return self._row(index, self.light[index])
+
+    def _row(self, index: int, found_values: Mapping[str, Any]) -> Row:
+        values = dict(found_values)
         for column, present in self.present.items():
             values[column] = PictureCell(self.data, column, index) if present[index] else None
         for column, (table, row_key, indices, key_column) in self.joined.items():
             found = indices.get(str(values.get(row_key)))
             values[column] = None if found is None else table.row(found)[key_column]
-        return Row(values, index, self.pictures, self.data)
+        return Row(values, index, self.pictures, None if isinstance(self.data, _ParquetRows) else self.data)
 
     def rows(self) -> Iterator[Row]:
+        if isinstance(self.data, _ParquetRows):
+            return (self._row(index, values) for index, values in enumerate(self.data))
         return (self.row(index) for index in range(len(self)))
 
 
@@ -249,11 +295,11 @@ def _load_from_hub(dataset: HubDataset) -> _Table:
 def _load_hub_table(dataset: HubDataset, name: str | None, split: str) -> _Table:
     import datasets
 
+    from trainers.opening import open_dataset
+
     full_name = f"{dataset.path}{f' ({name})' if name else ''}, split {split}"
     try:
-        data = datasets.load_dataset(
-            dataset.path, name, data_dir=dataset.folder, split=split, revision=dataset.revision
-        )
+        data = open_dataset(dataset.path, name, split, data_dir=dataset.folder, revision=dataset.revision)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         message = " ".join(str(error).split())
         raise DataUnavailableError(f"the data set {full_name} is not available: {message}") from error
@@ -278,7 +324,7 @@ def _check_columns(table: _Table, needed: set[str]) -> None:
         )
 
 
-def _read_local(benchmark: Benchmark, data_dir: Path) -> tuple[HubDataset, _Table]:
+def _read_local(benchmark: Benchmark, data_dir: Path, first_rows: bool = False) -> tuple[HubDataset, _Table]:
     folder = data_dir / benchmark.name
     if not folder.is_dir():
         raise DataUnavailableError(f"{benchmark.name}: there is no folder {folder}")
@@ -300,7 +346,8 @@ def _read_local(benchmark: Benchmark, data_dir: Path) -> tuple[HubDataset, _Tabl
                 return dataset, _local_table(folder, rows, dataset, source)
     picture_names = {dataset.picture_table.name for dataset in benchmark.sources if dataset.picture_table}
     picture_files = [path for path in files if path.stem.split("-0")[0] in picture_names]
-    table = _Table(str(folder), _read_files([path for path in files if path not in picture_files]), source)
+    rows = _read_files([path for path in files if path not in picture_files], first_rows)
+    table = _Table(str(folder), rows, source)
     picture_rows = _Table(f"{folder} (pictures)", _read_files(picture_files), {}) if picture_files else None
     reasons = []
     for dataset in benchmark.sources:
@@ -345,7 +392,7 @@ def _sha256(files: Sequence[Path]) -> str:
 
 def _read_json(path: Path) -> Any:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # a byte-order mark is no part of it
         return json.loads(text)
     except OSError as error:
         raise DataUnavailableError(f"{path} cannot be read: {error}") from error
@@ -356,8 +403,11 @@ def _read_json(path: Path) -> Any:
             raise DataUnavailableError(f"{path} cannot be read: {error}") from error
 
 
-def _read_files(files: Sequence[Path]) -> Any:
-    """The rows of annotation files of one kind: of parquet files a `Dataset`, else a list."""
+def _read_files(files: Sequence[Path], first_rows: bool = False) -> Any:
+    """
+    The rows of annotation files of one kind: of Parquet files a `Dataset`, which makes an Arrow file of all of them
+    first, or [`_ParquetRows`] where only the first ones are wanted; else a list.
+    """
     suffixes = {path.suffix for path in files}
     if len(suffixes) != 1:
         names = ", ".join(path.name for path in files) or "none"
@@ -366,6 +416,8 @@ def _read_files(files: Sequence[Path]) -> Any:
         import datasets
 
         try:
+            if first_rows:
+                return _ParquetRows(files)
             return datasets.Dataset.from_parquet([str(path) for path in files])
         except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
             raise DataUnavailableError(f"{files[0].parent} cannot be read: {error}") from error
@@ -380,19 +432,10 @@ def _json_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _jsonl_rows(path: Path) -> list[dict[str, Any]]:
-    rows = []
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise DataUnavailableError(f"{path}, line {number} is no JSON: {error}") from error
-            if not isinstance(row, Mapping):
-                raise DataUnavailableError(f"{path}, line {number} is no object")
-            rows.append(dict(row))
-    return rows
+    try:
+        return [row for _, row in read_lines(path)]
+    except ValueError as error:
+        raise DataUnavailableError(str(error)) from error
 
 
 def _csv_rows(path: Path) -> list[dict[str, Any]]:
@@ -400,7 +443,7 @@ def _csv_rows(path: Path) -> list[dict[str, Any]]:
     csv.field_size_limit(2**31 - 1)
     delimiter = "\t" if path.suffix == ".tsv" else ","
     try:
-        with path.open(encoding="utf-8", newline="") as lines:
+        with path.open(encoding="utf-8-sig", newline="") as lines:
             rows = list(csv.DictReader(lines, delimiter=delimiter))
     except (OSError, ValueError, csv.Error) as error:
         raise DataUnavailableError(f"{path} cannot be read: {error}") from error

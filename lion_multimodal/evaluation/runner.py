@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object, parse_flag_from_env
+from PIL import Image
 from tqdm import tqdm
 
 from lion_multimodal.evaluation.answering import Answer, Answerer, Unanswered, group_by_picture
@@ -27,6 +28,7 @@ from lion_multimodal.evaluation.rows import Examples, read_examples
 from lion_multimodal.evaluation.scoring import score
 from lion_multimodal.evaluation.sheet import draw_strip, join_strips
 from processing_lion.prompts_lion import PROMPT_TEMPLATES
+from trainers.atomic import atomic_file, read_json, write_json
 from trainers.resumable_jsonl import ResumableJsonl
 
 
@@ -67,6 +69,7 @@ def evaluate(
     benchmarks: Sequence[Benchmark],
     output: str | os.PathLike,
     *,
+    adapter: str | os.PathLike | None = None,
     revision: str | None = None,
     data_dir: str | Path | None = None,
     limit: int | None = None,
@@ -91,6 +94,7 @@ def evaluate(
         model: directory of a checkpoint, or a repo on the Hub.
         benchmarks: the benchmarks.
         output: folder, created if need be.
+        adapter: a PEFT adapter on top of it; directory, or a repo on the Hub.
         revision: branch, tag or commit of the repo.
         data_dir: folder with a folder for each benchmark; by default rows come from the Hub.
         limit: ask the first examples of each benchmark only.
@@ -115,10 +119,17 @@ def evaluate(
 
     state = process_state(device)
     answerer = Answerer.from_pretrained(
-        model, revision=revision, tags=tags, batch_size=batch_size, dtype=dtype, device=device or state.device
+        model,
+        adapter=adapter,
+        revision=revision,
+        tags=tags,
+        batch_size=batch_size,
+        dtype=dtype,
+        device=device or state.device,
     )
     settings = {
         **_identity(model, answerer, state),
+        **_adapter_identity(adapter),
         "dtype": str(answerer.model.dtype).removeprefix("torch."),
         "tags": tags,
         "limit": limit,
@@ -163,6 +174,18 @@ def _identity(model: str | os.PathLike, answerer: Answerer, state: PartialState)
     # An empty string from the others.
     (checksum,) = filter(None, gather_object([checksum]))
     return {"model": directory.resolve().name, "revision": None, "weights_sha256": checksum}
+
+
+def _adapter_identity(adapter: str | os.PathLike | None) -> dict[str, Any]:
+    """Which adapter it is; nothing without one."""
+    if adapter is None:
+        return {}
+    weights = Path(adapter) / "adapter_model.safetensors"
+    if not weights.is_file():
+        return {"adapter": os.fspath(adapter)}
+    with weights.open("rb") as content:
+        checksum = hashlib.file_digest(content, "sha256").hexdigest()
+    return {"adapter": Path(adapter).resolve().name, "adapter_sha256": checksum}
 
 
 def examples_digest(examples: Iterable[Example], benchmark: Benchmark) -> str:
@@ -254,7 +277,8 @@ class _Run:
                 report.scores = score(benchmark, examples, predictions, self.load_metric)
             except ValueError as error:
                 report.error = str(error)
-            draw_strip(benchmark, examples, records).save(self.output / SHEETS_FOLDER / f"{benchmark.name}.png")
+            with atomic_file(self.output / SHEETS_FOLDER / f"{benchmark.name}.png") as partial:
+                draw_strip(benchmark, examples, records).save(partial)
         if report.error:
             logger.warning("%s is not evaluated: %s", benchmark.name, report.error)
         self.finish(benchmark, report)
@@ -296,15 +320,17 @@ class _Run:
         report.error = hide_paths(report.error, self.directories)
         report.reasons = hide_paths(report.reasons, self.directories)
         report.source = hide_paths(report.source, self.directories)
-        _write_json(self.output / RESULTS_FOLDER / f"{benchmark.name}.json", asdict(report))
+        write_json(self.output / RESULTS_FOLDER / f"{benchmark.name}.json", asdict(report))
         self.report().write(self.output)
 
     def close(self) -> Report:
         """Put the sheet together, and give the report to every process."""
         if self.state.is_main_process:
             strips = [self.output / SHEETS_FOLDER / f"{benchmark.name}.png" for benchmark in self.report().evaluated]
-            if strips:
-                join_strips([strip for strip in strips if strip.exists()]).save(self.output / SHEET_FILE)
+            whole = [strip for strip in strips if _is_whole_image(strip)]
+            if whole:
+                with atomic_file(self.output / SHEET_FILE) as partial:
+                    join_strips(whole).save(partial)
             self.report().write(self.output)
         self.state.wait_for_everyone()
         return self.report()
@@ -313,16 +339,32 @@ class _Run:
         """The report on all benchmarks that the folder holds, in their usual order."""
         found = {file.stem: file for file in sorted((self.output / RESULTS_FOLDER).glob("*.json"))}
         names = [*(name for name in BENCHMARKS if name in found), *(name for name in found if name not in BENCHMARKS)]
-        benchmarks = [BenchmarkReport.from_dict(json.loads(found[name].read_text(encoding="utf-8"))) for name in names]
+        benchmarks = []
+        for name in names:
+            try:
+                benchmarks.append(BenchmarkReport.from_dict(read_json(found[name])))
+            except (KeyError, TypeError, ValueError) as error:
+                logger.warning(
+                    "%s is no whole report and is left out; evaluate %s again to have it made anew: %s",
+                    found[name],
+                    name,
+                    error,
+                )
         return Report(self.settings, benchmarks, sheet=(self.output / SHEET_FILE).exists())
 
     def _noted(self) -> dict[str, Any]:
         """The content of the file of settings: those of the evaluation, and the data of each benchmark."""
         file = self.output / SETTINGS_FILE
         try:
-            return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+            noted = read_json(file) if file.exists() else {}
+            if not isinstance(noted, dict) or not all(isinstance(value, dict) for value in noted.values()):
+                raise ValueError(f"{file} holds no settings")
         except ValueError as error:
-            raise OtherSettingsError(f"{file} is not an evaluation's: {error}") from error
+            raise OtherSettingsError(
+                f"{error}; without it nobody knows what the answers beside it are of: give another output folder, or "
+                f"delete {self.output}"
+            ) from error
+        return noted
 
     def _require_same(self, key: str, settings: dict[str, Any]) -> None:
         noted = self._noted().get(key)
@@ -341,7 +383,7 @@ class _Run:
             )
 
     def _note(self, key: str, settings: dict[str, Any]) -> None:
-        _write_json(self.output / SETTINGS_FILE, {**self._noted(), key: settings})
+        write_json(self.output / SETTINGS_FILE, {**self._noted(), key: settings})
 
 
 def _with_hint(answers: Iterator[Any], batch_size: int) -> Iterator[Any]:
@@ -408,11 +450,15 @@ def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def _write_json(file: Path, content: Any) -> None:
-    """Write a file at once: whoever is interrupted leaves the old one."""
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(file)
+def _is_whole_image(file: Path) -> bool:
+    try:
+        with Image.open(file) as image:
+            image.load()
+    except (OSError, SyntaxError, ValueError) as error:
+        if file.exists():
+            logger.warning("%s is no whole image, and is left out of the sheet: %s", file, error)
+        return False
+    return True
 
 
 __all__ = ["OtherSettingsError", "evaluate", "examples_digest", "process_state"]

@@ -7,7 +7,7 @@ from typing import Any
 
 from peft import PeftConfig
 
-from configuration_lion.configuration_lion import BRANCH_OF_ADAPTER, SHARED_ADAPTER, TASKS, VISUAL_BRANCHES
+from configuration_lion.configuration_lion import BRANCH_OF_ADAPTER, LEVELS, SHARED_ADAPTER, VISUAL_BRANCHES
 
 
 class LionPeftType(str):
@@ -20,10 +20,15 @@ class LionPeftType(str):
 
 LION_ADAPTER = LionPeftType("LION_ADAPTER")
 
-_POSSIBLE_ADAPTERS = [[SHARED_ADAPTER], *([task] for task in TASKS), list(TASKS)]
+# Those that a finished LION has: they are trained further, and none is added.
+BUILT_IN = "built_in"
+_POSSIBLE_ADAPTERS = [[SHARED_ADAPTER], *([level] for level in LEVELS), list(LEVELS), [BUILT_IN]]
+# What of a mixture of adapters can stay as it is.
+_PARTS_OF_MIXTURE = ("adapters", "router_ratios")
 _REPO_NAME = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)?")
 # The last sub-layer of every T5 block, where the adapters stand.
 _FEED_FORWARD_LAYERS = r"language_model\.(encoder\.block\.\d+\.layer\.1|decoder\.block\.\d+\.layer\.2)"
+_BUILT_IN_MIXTURES = rf"{_FEED_FORWARD_LAYERS}\.adapter"
 
 
 @dataclass
@@ -35,7 +40,10 @@ class LionAdapterConfig(PeftConfig):
     Args:
         adapters (`list[str]`, *optional*, defaults to `["image_level"]`):
             `["image_level"]` (stage 1), `["region_level"]` (stage 2), `["region_level", "image_level"]` (stage 3, with
-            the router) or `["shared"]` (one adapter that belongs to no task).
+            the router), `["shared"]` (one adapter that belongs to no level), or `["built_in"]`: the base is a finished
+            LION, whose own adapters and routers are trained further, as stage 3 continued.
+        frozen_parts (`list[str]`, *optional*, defaults to `[]`):
+            With `["built_in"]`: `"adapters"`, `"router_ratios"`, or both, which then stay as they are in the base.
         bottleneck_size (`int`, *optional*, defaults to 64): Width of each adapter's hidden layer.
         trained_modules (`list[str]`, *optional*, defaults to `[]`):
             Modules outside of the LLM that this stage trains, by their names in LION, for example `"qformer"`,
@@ -53,6 +61,9 @@ class LionAdapterConfig(PeftConfig):
 
     adapters: list[str] = field(
         default_factory=lambda: ["image_level"], metadata={"help": f"One of {_POSSIBLE_ADAPTERS}."}
+    )
+    frozen_parts: list[str] = field(
+        default_factory=list, metadata={"help": f"Parts of built-in adapters that stay frozen: {_PARTS_OF_MIXTURE}."}
     )
     bottleneck_size: int = field(default=64, metadata={"help": "Width of each adapter's hidden layer."})
     trained_modules: list[str] = field(
@@ -72,19 +83,25 @@ class LionAdapterConfig(PeftConfig):
     def __post_init__(self):
         super().__post_init__()
         self.peft_type = LION_ADAPTER
-        for name in ("adapters", "trained_modules"):
+        for name in ("adapters", "trained_modules", "frozen_parts"):
             value = getattr(self, name)
             if isinstance(value, str) or not all(isinstance(item, str) for item in value):
                 raise ValueError(f"`{name}` must be a list of names, got {value!r}.")
             setattr(self, name, list(value))
         if self.adapters not in _POSSIBLE_ADAPTERS:
             raise ValueError(f"`adapters` must be one of {_POSSIBLE_ADAPTERS}, got {self.adapters}.")
+        unknown = sorted(set(self.frozen_parts) - set(_PARTS_OF_MIXTURE))
+        if unknown or (self.frozen_parts and not self.is_built_in):
+            raise ValueError(
+                f"`frozen_parts` must hold some of {list(_PARTS_OF_MIXTURE)}, and needs `adapters=['{BUILT_IN}']`, got "
+                f"{self.frozen_parts} with {self.adapters}."
+            )
         size = self.bottleneck_size
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
             raise ValueError(f"`bottleneck_size` must be a positive integer, got {size!r}.")
         self._check_trained_modules()
         if self.visual_branches is None:
-            if self.adapters != [SHARED_ADAPTER]:
+            if self.adapters not in ([SHARED_ADAPTER], [BUILT_IN]):
                 own = {BRANCH_OF_ADAPTER[adapter] for adapter in self.adapters}
                 self.visual_branches = [branch for branch in VISUAL_BRANCHES if branch in own]
         else:
@@ -112,6 +129,10 @@ class LionAdapterConfig(PeftConfig):
         both = sorted(set(names) & set(self.modules_to_save or []))
         if both:
             raise ValueError(f"`trained_modules` and `modules_to_save` both hold {both}; one of them is enough.")
+        if self.is_built_in and set(self.frozen_parts) == set(_PARTS_OF_MIXTURE) and not names:
+            raise ValueError(
+                "`trained_modules` is empty and `frozen_parts` holds all parts: there is nothing to train."
+            )
 
     def _check_visual_branches(self) -> None:
         branches = list(self.visual_branches or ())
@@ -129,6 +150,14 @@ class LionAdapterConfig(PeftConfig):
         self.visual_branches = branches
 
     @property
+    def is_built_in(self) -> bool:
+        """Whether the base's own adapters are trained."""
+        return self.adapters == [BUILT_IN]
+
+    @property
     def target_modules(self) -> str:
         """What PEFT replaces, as a regular expression over module names."""
-        return "|".join([_FEED_FORWARD_LAYERS, *map(re.escape, self.trained_modules)])
+        layers = _BUILT_IN_MIXTURES if self.is_built_in else _FEED_FORWARD_LAYERS
+        if set(self.frozen_parts) == set(_PARTS_OF_MIXTURE):
+            return "|".join(map(re.escape, self.trained_modules))
+        return "|".join([layers, *map(re.escape, self.trained_modules)])

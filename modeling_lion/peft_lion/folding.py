@@ -9,7 +9,7 @@ from peft import PeftModel
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
-from configuration_lion.configuration_lion import TASKS, VISUAL_BRANCHES
+from configuration_lion.configuration_lion import LEVELS, VISUAL_BRANCHES, LionConfig
 from modeling_lion.mixture_of_adapters_lion import MixtureOfAdapters
 from modeling_lion.modeling_lion import LionForConditionalGeneration
 from modeling_lion.peft_lion.config import LionAdapterConfig
@@ -19,7 +19,7 @@ from modeling_lion.peft_lion.layer import LionAdapterLayer, LionTrainedModuleLay
 def _lion_of(peft_model: nn.Module) -> LionForConditionalGeneration:
     lion = peft_model.get_base_model() if isinstance(peft_model, PeftModel) else peft_model
     if not isinstance(lion, LionForConditionalGeneration) or not any(
-        isinstance(module, LionAdapterLayer) for module in lion.modules()
+        isinstance(module, LionTunerLayer) for module in lion.modules()
     ):
         raise ValueError(
             f"`peft_model` must be a LION with a LION_ADAPTER attached to it, got {type(peft_model).__name__}."
@@ -50,7 +50,7 @@ def fold_adapters(
     Args:
         peft_model (`PeftModel` or [`LionForConditionalGeneration`]): A LION with attached LION_ADAPTERs.
         adapter_names (`str` or `Sequence[str]`, *optional*):
-            One adapter, or one per task; later ones win where several train the same module. Defaults to the active
+            One adapter, or one per level; later ones win where several train the same module. Defaults to the active
             adapters.
 
     Raises:
@@ -58,11 +58,11 @@ def fold_adapters(
     """
     lion = _lion_of(peft_model)
     if adapter_names is None:
-        adapter_names = next(m for m in lion.modules() if isinstance(m, LionAdapterLayer)).active_adapters
+        adapter_names = next(m for m in lion.modules() if isinstance(m, LionTunerLayer)).active_adapters
     names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
     configs = _known(lion, "adapter_names", names)
     adapters = [adapter for config in configs for adapter in config.adapters]
-    if not names or (len(names) > 1 and (len(adapters) != len(TASKS) or set(adapters) != set(TASKS))):
+    if not names or (len(names) > 1 and (len(adapters) != len(LEVELS) or set(adapters) != set(LEVELS))):
         raise ValueError(
             f"`adapter_names` must be one adapter, or an image-level and a region-level one, got {names} with "
             f"{[config.adapters for config in configs]}."
@@ -72,12 +72,21 @@ def fold_adapters(
         raise ValueError(f"Adapters can only be folded together with equal `bottleneck_size`, got {sorted(sizes)}.")
 
     config = copy.deepcopy(lion.config)
-    config.adapter_config.adapters = adapters if len(names) == 1 else list(TASKS)
+    if configs[0].is_built_in:
+        return _load_folded(lion, config, names)
+    config.adapter_config.adapters = adapters if len(names) == 1 else list(LEVELS)
     config.adapter_config.bottleneck_size = sizes.pop()
     seen = {branch for adapter_config in configs for branch in adapter_config.visual_branches or ()}
     config.visual_branches = [branch for branch in VISUAL_BRANCHES if branch in seen]
+    config.active_branches = None
     config.adapter_config.fit_to_branches(config.visual_branches)
+    return _load_folded(lion, config, names)
 
+
+def _load_folded(
+    lion: LionForConditionalGeneration, config: LionConfig, names: list[str]
+) -> LionForConditionalGeneration:
+    """A LION of this configuration, with the weights that `lion` has while the adapters `names` are active."""
     with torch.device("meta"):
         folded = LionForConditionalGeneration(config)
     state_dict = _folded_state_dict(lion, names)
@@ -127,15 +136,15 @@ def _mixture_state_dict(layer: LionAdapterLayer, names: list[str]) -> dict[str, 
     if len(names) == 1:
         parts = mixtures[0].state_dict()
     else:
-        # Two adapters of one task each: the mixture as it is initialised, with their bottlenecks.
+        # Two adapters of one level each: the mixture as it is initialised, with their bottlenecks.
         bottleneck = mixtures[0].adapters[0].down_proj
         device = bottleneck.weight.device
         with torch.device("meta"):
-            mixture = MixtureOfAdapters(bottleneck.in_features, bottleneck.out_features, len(TASKS))
+            mixture = MixtureOfAdapters(bottleneck.in_features, bottleneck.out_features, len(LEVELS))
         mixture.to_empty(device=device).reset_parameters()
         parts = {"router_ratios": mixture.router_ratios.detach()}
         for name, source in zip(names, mixtures):
-            index = TASKS.index(layer.adapters[name][0])
+            index = LEVELS.index(layer.adapters[name][0])
             parts |= {f"adapters.{index}.{part}": tensor for part, tensor in source.adapters[0].state_dict().items()}
     return {f"adapter.{name}": tensor.to(layer.adapter_dtype) for name, tensor in parts.items()}
 
@@ -152,8 +161,8 @@ def _copy_buffers(source: nn.Module, target: nn.Module) -> None:
 @torch.no_grad()
 def initialize_adapter(peft_model: PeftModel, adapter_name: str, sources: str | Sequence[str]) -> None:
     """
-    Start an adapter from the weights of others: it gets every bottleneck adapter of a task and every trained module
-    that a source has as well, and the router of a source with both tasks. The weights are copied.
+    Start an adapter from the weights of others: it gets every bottleneck adapter of a level and every trained module
+    that a source has as well, and the router of a source with both levels. The weights are copied.
 
     Args:
         peft_model (`PeftModel`): A LION with attached LION_ADAPTERs.
@@ -184,9 +193,9 @@ def initialize_adapter(peft_model: PeftModel, adapter_name: str, sources: str | 
                 target.load_state_dict(source.state_dict())
                 continue
             bottlenecks = dict(zip(layer.adapters[name], source.adapters))
-            for task, bottleneck in zip(layer.adapters[adapter_name], target.adapters):
-                if task in bottlenecks:
-                    bottleneck.load_state_dict(bottlenecks[task].state_dict())
+            for level, bottleneck in zip(layer.adapters[adapter_name], target.adapters):
+                if level in bottlenecks:
+                    bottleneck.load_state_dict(bottlenecks[level].state_dict())
 
 
 def combine_adapters(peft_model: PeftModel, image_level: str, region_level: str, name: str) -> LionAdapterConfig:
@@ -207,19 +216,19 @@ def combine_adapters(peft_model: PeftModel, image_level: str, region_level: str,
         [`LionAdapterConfig`]: The configuration of the new adapter.
 
     Raises:
-        ValueError: an adapter that does not exist, has other tasks, another bottleneck size, or `modules_to_save`.
+        ValueError: an adapter that does not exist, has other levels, another bottleneck size, or `modules_to_save`.
     """
     lion = _lion_of(peft_model)
     parts = {"image_level": image_level, "region_level": region_level}
     configs = {}
-    for task, adapter_name in parts.items():
-        (configs[task],) = _known(lion, task, [adapter_name])
-        if configs[task].adapters != [task]:
+    for level, adapter_name in parts.items():
+        (configs[level],) = _known(lion, level, [adapter_name])
+        if configs[level].adapters != [level]:
             raise ValueError(
-                f"`{task}` must name an adapter with `adapters=[{task!r}]`, but {adapter_name!r} has "
-                f"{configs[task].adapters}."
+                f"`{level}` must name an adapter with `adapters=[{level!r}]`, but {adapter_name!r} has "
+                f"{configs[level].adapters}."
             )
-        if configs[task].modules_to_save:
+        if configs[level].modules_to_save:
             raise ValueError(f"{adapter_name!r} has `modules_to_save`; only `trained_modules` can be combined.")
     first, second = configs["image_level"], configs["region_level"]
     if first.bottleneck_size != second.bottleneck_size:
@@ -229,7 +238,7 @@ def combine_adapters(peft_model: PeftModel, image_level: str, region_level: str,
         )
     seen = {*(first.visual_branches or ()), *(second.visual_branches or ())}
     config = LionAdapterConfig(
-        adapters=list(TASKS),
+        adapters=list(LEVELS),
         bottleneck_size=first.bottleneck_size,
         trained_modules=list(dict.fromkeys([*first.trained_modules, *second.trained_modules])),
         visual_branches=[branch for branch in VISUAL_BRANCHES if branch in seen],

@@ -9,8 +9,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.integrations import gather_params_ctx
 from torch import nn
 
-from configuration_lion.configuration_lion import TASKS
-from modeling_lion.mixture_of_adapters_lion import MixtureOfAdapters, active_routing
+from configuration_lion.configuration_lion import LEVELS
+from modeling_lion.mixture_of_adapters_lion import LevelRouting, MixtureOfAdapters
 from modeling_lion.peft_lion.config import LionAdapterConfig
 
 
@@ -86,8 +86,8 @@ class LionAdapterLayer(LionTunerLayer):
     """
     A feed-forward sub-layer of T5 with one [`MixtureOfAdapters`] per PEFT adapter beside it.
 
-    A single active PEFT adapter adds to every sample. If several are active, each adds to the samples of its own task
-    alone (its router at the start values, so to speak); one with both tasks has a router, and a shared one no task.
+    A single active PEFT adapter adds to every sample. If several are active, each adds to the samples of its own level
+    alone (its router at the start values, so to speak); one with both levels has a router, and a shared one no level.
     """
 
     adapter_layer_names = ("lion_adapter_mixtures",)
@@ -124,40 +124,55 @@ class LionAdapterLayer(LionTunerLayer):
     def _set_active_branches(self) -> None:
         """Let the LLM see what its active adapters were trained to see."""
         # Here, because this is what every way to switch adapters (PEFT's and transformers') comes through.
-        active = [] if self.disable_adapters else [name for name in self.active_adapters if name in self.additions]
-        branches = {branch for name in active for branch in self.visual_branches[name]}
-        self.lion.set_active_branches(sorted(branches) or self.lion.config.visual_branches)
+        branches = {branch for name in self._active() for branch in self.visual_branches[name]}
+        config = self.lion.config
+        # The base, saved by itself, stays what it was.
+        self.lion.set_active_branches(
+            sorted(branches) or config.active_branches or config.visual_branches, in_config=False
+        )
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        adapted = None if self.disable_adapters else self._adapted(hidden_states)
-        hidden_states = self.base_layer(hidden_states)
+    def _active(self) -> list[str]:
+        """Names of the PEFT adapters that add something."""
+        return [] if self.disable_adapters else [name for name in self.active_adapters if name in self.additions]
+
+    @property
+    def needs_routing(self) -> bool:
+        """Whether what is added depends on the level."""
+        active = self._active()
+        return len(active) > 1 or any(len(self.adapters[name]) > 1 for name in active)
+
+    def forward(self, hidden_states: torch.Tensor, routing: LevelRouting | None = None) -> torch.Tensor:
+        adapted = self._adapted(hidden_states, routing)
+        hidden_states = self.base_layer(hidden_states, routing)
         return hidden_states if adapted is None else hidden_states + adapted.to(hidden_states.dtype)
 
-    def _adapted(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
-        active = [name for name in self.active_adapters if name in self.additions]
+    def _adapted(self, hidden_states: torch.Tensor, routing: LevelRouting | None) -> torch.Tensor | None:
+        active = self._active()
         if len(active) == 1:
-            return self.additions[active[0]](hidden_states)
+            return self.additions[active[0]](hidden_states, routing)
         total = None
         for name in active:
-            added = self._on_own_task(name, hidden_states)
+            added = self._on_own_level(name, hidden_states, routing)
             if added is not None:
                 total = added if total is None else total + added
         return total
 
-    def _on_own_task(self, adapter_name: str, hidden_states: torch.Tensor) -> torch.Tensor | None:
+    def _on_own_level(
+        self, adapter_name: str, hidden_states: torch.Tensor, routing: LevelRouting | None
+    ) -> torch.Tensor | None:
         mixture, adapters = self.additions[adapter_name], self.adapters[adapter_name]
-        if len(adapters) > 1 or adapters[0] not in TASKS:
-            return mixture(hidden_states)
-        task, routing = TASKS.index(adapters[0]), active_routing()
+        if len(adapters) > 1 or adapters[0] not in LEVELS:
+            return mixture(hidden_states, routing)
+        level = LEVELS.index(adapters[0])
         if routing is None:
             raise RuntimeError(
-                "Several active adapters need the task of every sample: call the LION model with `task_ids` instead of "
-                "calling its `language_model`."
+                "Several active adapters need the level of every sample: call the LION model with `level_ids` instead "
+                "of calling its `language_model`."
             )
-        if routing.single_task is not None:
-            return mixture(hidden_states) if routing.single_task == task else None
-        own = routing.expand(hidden_states.shape[0]).to(hidden_states.device) == task
-        return torch.where(own[:, None, None], mixture(hidden_states), 0.0)
+        if routing.single_level is not None:
+            return mixture(hidden_states, routing) if routing.single_level == level else None
+        own = routing.expand(hidden_states.shape[0]).to(hidden_states.device) == level  # (rows,)
+        return torch.where(own[:, None, None], mixture(hidden_states, routing), 0.0)
 
 
 class LionTrainedModuleLayer(LionTunerLayer):
@@ -171,6 +186,7 @@ class LionTrainedModuleLayer(LionTunerLayer):
     def __init__(self, base_layer: nn.Module, lion: "LionForConditionalGeneration"):
         super().__init__(base_layer, lion)
         self.lion_adapter_modules = nn.ModuleDict()
+        self.frozen_parts: dict[str, tuple[str, ...]] = {}
 
     def update_layer(self, adapter_name: str, config: LionAdapterConfig) -> None:
         """
@@ -186,6 +202,16 @@ class LionTrainedModuleLayer(LionTunerLayer):
             )
         with gather_params_ctx(list(self.base_layer.parameters())):
             self.lion_adapter_modules[adapter_name] = copy.deepcopy(self.base_layer)
+        is_mixture = isinstance(self.base_layer, MixtureOfAdapters)
+        self.frozen_parts[adapter_name] = tuple(config.frozen_parts) if is_mixture else ()
+
+    def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
+        super().set_adapter(adapter_names, inference_mode=inference_mode)
+        for adapter_name, parts in self.frozen_parts.items():
+            if adapter_name in self.additions:
+                for name, parameter in self.additions[adapter_name].named_parameters():
+                    if name.split(".")[0] in parts:
+                        parameter.requires_grad_(False)
 
     def wrapped_module(self) -> nn.Module:
         active = [] if self.disable_adapters else self.active_adapters

@@ -18,7 +18,7 @@ class LionAdapterModel(BaseTuner):
     of the LLM and copies of the other modules that the stage trains.
 
     With a stage-1 and a stage-2 adapter active at once (`peft_model.base_model.set_adapter([...])`), every sample goes
-    to the adapter of its own task. The visual branches that the LLM sees are those of the active adapters.
+    to the adapter of its own level. The visual branches that the LLM sees are those of the active adapters.
 
     Args:
         model ([`LionForConditionalGeneration`]): The base, with `adapter_config.adapters == []`.
@@ -54,11 +54,14 @@ class LionAdapterModel(BaseTuner):
                 f"{type(model).__module__}.{type(model).__name__}."
             )
         built_in = model.config.adapter_config.adapters
-        if built_in:
+        if built_in and not config.is_built_in:
             raise ValueError(
-                f"LION_ADAPTER needs a base without adapters, but this LION has {built_in} built in. Load it with "
-                '`adapter_config={"adapters": []}`, or fine-tune it with another PEFT method such as LoRA.'
+                f"LION_ADAPTER needs a base without adapters, but this LION has {built_in} built in. Train these "
+                'further with `adapters=["built_in"]`, fine-tune it with another PEFT method such as LoRA, or load it '
+                'with `adapter_config={"adapters": []}`.'
             )
+        if config.is_built_in and not built_in:
+            raise ValueError('`adapters=["built_in"]` needs a base with adapters, but this LION has none.')
         branches = config.visual_branches or model.config.visual_branches
         if not set(branches) <= set(model.config.visual_branches):
             raise ValueError(
@@ -110,7 +113,8 @@ class LionAdapterModel(BaseTuner):
         **optional_kwargs: Any,
     ) -> None:
         if not isinstance(target, LionTunerLayer):
-            layer_cls = LionTrainedModuleLayer if current_key in peft_config.trained_modules else LionAdapterLayer
+            is_copied = peft_config.is_built_in or current_key in peft_config.trained_modules
+            layer_cls = LionTrainedModuleLayer if is_copied else LionAdapterLayer
             base_layer, target = target, layer_cls(target, self.model)
             self._replace_module(parent, target_name, target, base_layer)
         target.update_layer(adapter_name, peft_config)
@@ -127,7 +131,7 @@ class LionAdapterModel(BaseTuner):
 
     def unload(self) -> LionForConditionalGeneration:
         model = super().unload()
-        model.set_active_branches(model.config.visual_branches)
+        model.set_active_branches(model.config.active_branches or model.config.visual_branches)
         return model
 
     @classmethod

@@ -54,6 +54,12 @@ def test_convert_official():
     assert run("convert_official")["status"] == 0
 
 
+def test_finetune():
+    variables = run("finetune")
+    assert variables["answer"] == "yes"
+    assert (variables["merged"] / "model.safetensors").is_file()
+
+
 def test_every_notebook_has_a_test():
     tested = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
     assert set(NOTEBOOKS) <= tested

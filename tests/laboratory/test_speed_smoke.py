@@ -9,10 +9,11 @@ from transformers.utils import logging as transformers_logging
 
 from laboratory.speed import __main__ as speed
 from laboratory.speed import importing, training
+from laboratory.speed.floors import record_products
 from laboratory.speed.generation import _same_ids
 from laboratory.speed.measurement import Figure, Side, median_ratio, time_interleaved
 from laboratory.speed.session import Session
-from laboratory.speed.sizes import TINY
+from laboratory.speed.sizes import TINY, make_inputs, make_lion
 
 
 @pytest.fixture
@@ -34,7 +35,10 @@ def run_tiny(output, *only: str) -> dict:
 def test_every_comparison_runs_resumes_and_is_reported(tmp_path):
     names = [
         "beam-search/batch-8-beam-5",
-        "decode-step/beam-5-batch-8-mixed-tasks",
+        "decode-step/beam-5-batch-8-mixed-levels",
+        "floor/decode-step-40-rows-bfloat16",
+        "floor/encoder-float32",
+        "floor/image-float32",
         "instructblip/beam-5-batch-8",
         "questions/both-branches-greedy",
         "training-step/stage3",
@@ -56,6 +60,19 @@ def test_every_comparison_runs_resumes_and_is_reported(tmp_path):
         assert figure["target"] is None or f"<= {figure['target']} x" in report
 
     assert run_tiny(tmp_path, *names) == figures
+
+
+def test_the_floor_is_every_product_of_a_part():
+    lion = make_lion(TINY, ["image_level"])
+    with torch.no_grad():
+        embeds, mask = lion.prepare_encoder_inputs(**make_inputs(TINY, 2, "cpu", torch.float32))
+    side = Side("encoder", torch.no_grad()(lambda _: lion.get_encoder()(inputs_embeds=embeds, attention_mask=mask)))
+    products = record_products(lion, side)
+    layers = [layer for layer in lion.language_model.encoder.modules() if isinstance(layer, torch.nn.Linear)]
+    assert {weight.data_ptr() for _, weight in products} == {layer.weight.data_ptr() for layer in layers}
+    assert len(products) == len(layers) == TINY.t5_layers * (4 + 3 + 2)
+    assert {tuple(states.shape[:2]) for states, _ in products} == {tuple(embeds.shape[:2])}
+    assert not any(layer._forward_hooks for layer in layers)
 
 
 def test_trainer_and_bare_loop_learn_the_same(capsys):

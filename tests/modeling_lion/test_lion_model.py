@@ -1,6 +1,8 @@
 """How LION behaves as a transformers model; its numbers are in test_lion_parity.py."""
 
 import copy
+import logging
+import math
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -10,7 +12,10 @@ from transformers import (
     InstructBlipQFormerModel,
     InstructBlipVisionModel,
     T5ForConditionalGeneration,
+    Trainer,
+    TrainingArguments,
 )
+from transformers.utils import logging as transformers_logging
 
 from configuration_lion import LionConfig
 from modeling_lion import LionForConditionalGeneration
@@ -28,6 +33,14 @@ def tiny_config(**changes) -> LionConfig:
     return load_golden("all").config(**{"vision_config": vision, "aggregator_config": aggregator, **changes})
 
 
+def stock_t5(config: LionConfig, **changes) -> T5ForConditionalGeneration:
+    """transformers' own LLM of that size, with the attention that all versions have."""
+    text_config = copy.deepcopy(config.text_config)
+    text_config._attn_implementation = "eager"
+    text_config.update(changes)
+    return T5ForConditionalGeneration(text_config).eval()
+
+
 @pytest.fixture
 def inputs(golden_all):
     return golden_all.inputs
@@ -38,8 +51,8 @@ def labels(golden_all):
     return golden_all.labels
 
 
-def tasks(*task_ids: int) -> torch.Tensor:
-    return torch.tensor(task_ids)
+def levels(*level_ids: int) -> torch.Tensor:
+    return torch.tensor(level_ids)
 
 
 class TestInitialisation:
@@ -49,8 +62,8 @@ class TestInitialisation:
         missing, unexpected = without.load_state_dict(with_adapters.state_dict(), strict=False)
         assert not missing
         assert all(".adapter." in name for name in unexpected)
-        for task in (0, 1):
-            logits = with_adapters(**inputs, labels=labels, task_ids=torch.full((3,), task)).logits
+        for level in (0, 1):
+            logits = with_adapters(**inputs, labels=labels, level_ids=torch.full((3,), level)).logits
             assert torch.equal(logits, without(**inputs, labels=labels).logits)
 
     def test_an_untrained_aggregator_only_normalises(self):
@@ -93,9 +106,13 @@ class TestInputs:
             ({"pixel_values": None}, "pixel_values.*image_features"),
             ({"input_ids": None}, "input_ids"),
             ({"qformer_input_ids": None}, "qformer_input_ids"),
-            ({"task_ids": tasks(0, 1)}, r"task_ids.*\(3,\)"),
-            ({"task_ids": tasks(0, 1, 2)}, "task_ids.*2.*region_level"),
+            ({"level_ids": levels(0, 1)}, r"level_ids.*\(3,\)"),
+            ({"level_ids": levels(0, 1, 2)}, "level_ids.*2.*region_level"),
             ({"pixel_values": torch.zeros(2, 3, 28, 28)}, "2 pictures for 3 instructions"),
+            ({"pixel_values": torch.zeros(3, 3, 14, 14)}, "pixel_values.*28 x 28.*14 x 14.*interpolate_pos_encoding"),
+            ({"pixel_values": torch.zeros(3, 3, 42, 28)}, "pixel_values.*28 x 28.*42 x 28.*interpolate_pos_encoding"),
+            ({"inputs_embeds": torch.zeros(3, 2, 64)}, "inputs_embeds.*LION makes them"),
+            ({"level_ids": levels(0, 1, 0), "task_ids": levels(0, 1, 0)}, "task_ids.*former name.*level_ids"),
         ],
     )
     @pytest.mark.parametrize("method", ["forward", "generate"])
@@ -103,12 +120,69 @@ class TestInputs:
         with pytest.raises(ValueError, match=message):
             getattr(lion, method)(**{**inputs, **changes})
 
-    def test_image_level_is_the_default_task(self, lion, inputs, labels):
-        expected = lion(**inputs, labels=labels, task_ids=tasks(1, 1, 1)).logits
+    def test_other_image_sizes_with_interpolated_positions(self, lion, inputs, labels):
+        larger = {**inputs, "pixel_values": torch.randn(3, 3, 42, 56), "interpolate_pos_encoding": True}
+        assert lion(**larger, labels=labels).loss.isfinite()
+        same = lion(**inputs, labels=labels, interpolate_pos_encoding=True).logits
+        assert torch.equal(same, lion(**inputs, labels=labels).logits)
+
+    def test_the_former_name_of_level_ids_is_taken(self, lion, inputs, labels):
+        routed = {"level_ids": levels(0, 1, 0)}
+        former = {"task_ids": levels(0, 1, 0)}
+        assert torch.equal(
+            lion(**inputs, **former, labels=labels).logits, lion(**inputs, **routed, labels=labels).logits
+        )
+        ids = [lion.generate(**inputs, **names, max_new_tokens=NEW_TOKENS) for names in (routed, former)]
+        assert torch.equal(*ids)
+        scores = [lion.score_candidates({**inputs, **names}, labels) for names in (routed, former)]
+        assert torch.equal(*scores)
+
+    def test_a_call_without_levels_is_warned_of_once(self, lion, inputs, labels, caplog):
+        logger = logging.getLogger("transformers")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(logger, "propagate", True)
+            transformers_logging.warning_once.cache_clear()
+            lion(**inputs, labels=labels)
+            lion(**inputs, labels=labels)
+            lion.generate(**inputs, max_new_tokens=1)
+            assert len([record for record in caplog.records if "level_ids" in record.message]) == 1
+            caplog.clear()
+            transformers_logging.warning_once.cache_clear()
+            lion(**inputs, labels=labels, level_ids=levels(1, 1, 1))
+            load_golden_model("qformer")(**load_golden("qformer").inputs, labels=labels)
+            assert not [record for record in caplog.records if "level_ids" in record.message]
+
+    def test_forward_needs_something_for_the_decoder(self, lion, inputs, labels):
+        with pytest.raises(ValueError, match="`labels` or `decoder_input_ids` must be given"):
+            lion(**inputs)
+        decoder_input_ids = lion.prepare_decoder_input_ids_from_labels(labels)
+        logits = lion(**inputs, decoder_input_ids=decoder_input_ids).logits
+        seen = labels != -100
+        torch.testing.assert_close(logits[seen], lion(**inputs, labels=labels).logits[seen], atol=1e-4, rtol=1e-4)
+
+    @pytest.mark.parametrize("names", [("input_ids",), ("qformer_input_ids",), ("input_ids", "qformer_input_ids")])
+    @torch.no_grad()
+    def test_left_padding_changes_nothing(self, lion, inputs, labels, names):
+        assert (inputs["attention_mask"] == 0).any()
+        padded = dict(inputs)
+        for name in names:
+            mask = name.replace("input_ids", "attention_mask")
+            belonging = [name, mask, *(["soft_prompt_mask"] if name == "input_ids" else [])]
+            for row, length in enumerate(inputs[mask].sum(dim=1).tolist()):
+                for each in belonging:
+                    padded[each] = padded[each].clone()
+                    padded[each][row] = inputs[each][row].roll(inputs[each].shape[1] - length)
+        assert any(not torch.equal(padded[name], inputs[name]) for name in names)
+        assert torch.equal(lion(**padded, labels=labels).logits, lion(**inputs, labels=labels).logits)
+        ids = [lion.generate(**batch, max_new_tokens=NEW_TOKENS) for batch in (padded, inputs)]
+        assert torch.equal(*ids)
+
+    def test_image_level_is_the_default(self, lion, inputs, labels):
+        expected = lion(**inputs, labels=labels, level_ids=levels(1, 1, 1)).logits
         assert torch.equal(lion(**inputs, labels=labels).logits, expected)
 
-    def test_the_llm_alone_refuses_to_guess_a_task(self, lion, inputs):
-        with pytest.raises(RuntimeError, match="task_ids"):
+    def test_the_llm_alone_refuses_to_guess_a_level(self, lion, inputs):
+        with pytest.raises(RuntimeError, match="level_ids"):
             lion.language_model(input_ids=inputs["input_ids"], decoder_input_ids=inputs["input_ids"][:, :2])
 
     def test_loss_is_a_share_of_the_items_in_the_batch(self, lion, inputs, labels):
@@ -174,9 +248,9 @@ class TestImageFeatures:
 
 
 class TestRouting:
-    def test_two_threads_with_two_tasks_share_a_model(self, lion, inputs):
-        def answer(task: int) -> torch.Tensor:
-            return lion.generate(**inputs, task_ids=torch.full((3,), task), max_new_tokens=NEW_TOKENS)
+    def test_two_threads_with_two_levels_share_a_model(self, lion, inputs):
+        def answer(level: int) -> torch.Tensor:
+            return lion.generate(**inputs, level_ids=torch.full((3,), level), max_new_tokens=NEW_TOKENS)
 
         alone = [answer(0), answer(1)]
         assert not torch.equal(*alone)
@@ -186,7 +260,7 @@ class TestRouting:
             assert torch.equal(ids, alone[i % 2])
 
     @pytest.mark.parametrize("gradient_checkpointing_kwargs", [None, {"use_reentrant": True}], ids=str)
-    def test_gradient_checkpointing_keeps_the_tasks(self, inputs, labels, gradient_checkpointing_kwargs):
+    def test_gradient_checkpointing_keeps_the_levels(self, inputs, labels, gradient_checkpointing_kwargs):
         """With a frozen tower, whose outputs need no gradient."""
         golden = load_golden("all")
         config = golden.config()
@@ -200,7 +274,7 @@ class TestRouting:
 
         def gradients() -> dict[str, torch.Tensor]:
             model.zero_grad()
-            model(**inputs, labels=labels, task_ids=tasks(0, 1, 0)).loss.backward()
+            model(**inputs, labels=labels, level_ids=levels(0, 1, 0)).loss.backward()
             return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
         plain = gradients()
@@ -210,12 +284,12 @@ class TestRouting:
         for name in plain:
             assert torch.allclose(plain[name], again[name], rtol=1e-3, atol=1e-4), name
 
-    def test_sampling_and_return_sequences_keep_the_tasks(self, lion, inputs):
-        def sample(task_ids: torch.Tensor) -> torch.Tensor:
+    def test_sampling_and_return_sequences_keep_the_levels(self, lion, inputs):
+        def sample(level_ids: torch.Tensor) -> torch.Tensor:
             torch.manual_seed(0)
             return lion.generate(
                 **inputs,
-                task_ids=task_ids,
+                level_ids=level_ids,
                 do_sample=True,
                 num_beams=1,
                 num_return_sequences=4,
@@ -223,7 +297,7 @@ class TestRouting:
                 min_new_tokens=NEW_TOKENS,
             )
 
-        region, mixed = sample(tasks(0, 0, 0)), sample(tasks(0, 1, 0))
+        region, mixed = sample(levels(0, 0, 0)), sample(levels(0, 1, 0))
         assert mixed.shape == (12, NEW_TOKENS + 1)
         assert torch.equal(mixed[:4], region[:4])
         assert not torch.equal(mixed[4:8], region[4:8])
@@ -248,7 +322,7 @@ class TestGeneration:
         for block in [*model.language_model.encoder.block, *model.language_model.decoder.block]:
             for adapter in block.layer[-1].adapter.adapters:
                 adapter.scale.data.zero_()
-        stock = T5ForConditionalGeneration(lion.config.text_config).eval()
+        stock = stock_t5(lion.config)
         weights = {k: v for k, v in model.language_model.state_dict().items() if ".adapter." not in k}
         stock.lm_head = torch.nn.Linear(*reversed(weights["lm_head.weight"].shape), bias=False)
         stock.load_state_dict(weights)
@@ -277,6 +351,36 @@ class TestGeneration:
         config = lion.generation_config
         assert (config.num_beams, config.max_new_tokens, config.repetition_penalty) == (5, 256, 1.5)
 
+    def test_an_assistant_is_refused(self, lion, inputs):
+        with pytest.raises(ValueError, match="`assistant_model` can't be given.*see the image"):
+            lion.generate(**inputs, assistant_model=lion)
+
+    def test_prompt_lookup(self, lion, inputs):
+        one = {name: tensor[:1] for name, tensor in inputs.items()}
+        options = {"num_beams": 1, "max_new_tokens": 8, "level_ids": levels(0)}
+        expected = lion.generate(**one, **options)
+        assert torch.equal(lion.generate(**one, **options, prompt_lookup_num_tokens=3), expected)
+
+    @pytest.mark.parametrize("num_beams", [1, 5])
+    def test_static_cache(self, lion, inputs, num_beams):
+        options = {"num_beams": num_beams, "max_new_tokens": NEW_TOKENS, "level_ids": levels(0, 1, 0)}
+        expected = lion.generate(**inputs, **options)
+        assert torch.equal(lion.generate(**inputs, **options, cache_implementation="static"), expected)
+
+    def test_what_is_left_open_comes_from_the_model(self, lion, inputs):
+        """As in `T5ForConditionalGeneration`, whose own tests are those of the language model."""
+        merged = []
+
+        def stop(*args, **kwargs):
+            merged.append(lion.language_model.generation_config)
+            raise InterruptedError
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(lion.language_model, "generate", stop)
+            with pytest.raises(InterruptedError):
+                lion.generate(**inputs, max_length=6)
+        assert merged == [lion.generation_config]
+
     def test_a_generation_config_takes_its_place(self, lion, inputs):
         ids = lion.generate(**inputs, generation_config=GenerationConfig(num_beams=1, max_new_tokens=2))
         assert ids.shape[1] <= 3
@@ -286,13 +390,13 @@ class TestScoring:
     @pytest.mark.parametrize("length_normalize", [False, True])
     @torch.no_grad()
     def test_equals_one_forward_per_candidate(self, lion, inputs, labels, length_normalize):
-        task_ids = tasks(1, 0, 1)
+        level_ids = levels(1, 0, 1)
         candidates = labels[:, None].expand(3, 3, -1).transpose(0, 1)  # every answer for every question
-        scores = lion.score_candidates({**inputs, "task_ids": task_ids}, candidates, length_normalize)
+        scores = lion.score_candidates({**inputs, "level_ids": level_ids}, candidates, length_normalize)
         assert scores.shape == (3, 3)
         for column in range(3):
             answer = labels[column : column + 1].expand(3, -1)
-            logits = lion(**inputs, task_ids=task_ids, labels=answer).logits.log_softmax(-1)
+            logits = lion(**inputs, level_ids=level_ids, labels=answer).logits.log_softmax(-1)
             mask = answer != -100
             tokens = logits.gather(-1, answer.clamp(min=0)[..., None])[..., 0] * mask
             expected = tokens.sum(-1) / (mask.sum(-1) if length_normalize else 1)
@@ -326,8 +430,8 @@ class TestAsAPretrainedModel:
         assert torch.allclose(reloaded(**inputs, labels=labels).loss, lion(**inputs, labels=labels).loss)
 
     @pytest.mark.parametrize("share", [0.5, 0.25])
-    @pytest.mark.parametrize("task_ids", [(0, 1, 0), (1, 1, 1)])
-    def test_offloaded_to_disk(self, lion, inputs, labels, tmp_path, share, task_ids):
+    @pytest.mark.parametrize("level_ids", [(0, 1, 0), (1, 1, 1)])
+    def test_offloaded_to_disk(self, lion, inputs, labels, tmp_path, share, level_ids):
         lion.save_pretrained(tmp_path, max_shard_size="1MB")
         offloaded = LionForConditionalGeneration.from_pretrained(
             tmp_path,
@@ -336,7 +440,7 @@ class TestAsAPretrainedModel:
             offload_folder=tmp_path / "offload",
         )
         assert set(offloaded.hf_device_map.values()) == {"cpu", "disk"}
-        routed = {**inputs, "task_ids": tasks(*task_ids)}
+        routed = {**inputs, "level_ids": levels(*level_ids)}
         with torch.no_grad():
             expected = lion(**routed, labels=labels).logits
             assert torch.allclose(offloaded(**routed, labels=labels).logits, expected, atol=1e-4)
@@ -354,21 +458,43 @@ class TestAsAPretrainedModel:
         assert half.language_projection.weight.dtype == dtype
         assert half.language_model.shared.weight.dtype == dtype
         expected = lion(**inputs, labels=labels)
-        outputs = half(**inputs, labels=labels, task_ids=tasks(0, 1, 1))
-        mixed = lion(**inputs, labels=labels, task_ids=tasks(0, 1, 1))
+        outputs = half(**inputs, labels=labels, level_ids=levels(0, 1, 1))
+        mixed = lion(**inputs, labels=labels, level_ids=levels(0, 1, 1))
         assert abs(outputs.loss - mixed.loss) < 0.05 * expected.loss
-        assert half.generate(**inputs, task_ids=tasks(0, 1, 1), max_new_tokens=4).shape[0] == 3
+        assert half.generate(**inputs, level_ids=levels(0, 1, 1), max_new_tokens=4).shape[0] == 3
+
+    def test_forward_is_exported(self, inputs, labels):
+        model = LionForConditionalGeneration(tiny_config()).eval()
+        arguments = {**inputs, "labels": labels, "level_ids": levels(0, 1, 0), "use_cache": False}
+        exported = torch.export.export(model, (), arguments).module()
+        with torch.no_grad():
+            torch.testing.assert_close(exported(**arguments).logits, model(**arguments).logits, atol=1e-4, rtol=1e-4)
+
+    def test_encoders(self, lion):
+        assert lion.get_encoder() is lion.language_model.encoder
+        assert lion.get_encoder(modality="image") is lion.vision_model
+        assert lion.get_decoder() is lion.language_model.decoder
+        with pytest.raises(ValueError, match="`modality`.*audio"):
+            lion.get_encoder(modality="audio")
+
+    @pytest.mark.parametrize("attn_implementation", ["eager", "sdpa"])
+    def test_attention_of_a_part(self, attn_implementation):
+        other = {"eager": "sdpa", "sdpa": "eager"}[attn_implementation]
+        model = LionForConditionalGeneration._from_config(tiny_config(), attn_implementation=other)
+        model.set_attn_implementation({"vision_config": attn_implementation})
+        assert model.vision_model.config._attn_implementation == attn_implementation
+        assert model.language_model.config._attn_implementation == other
 
     def test_forward_compiles_as_one_graph(self, inputs, labels):
         model = LionForConditionalGeneration(tiny_config()).eval()
-        arguments = {**inputs, "labels": labels, "task_ids": tasks(0, 1, 0)}
+        arguments = {**inputs, "labels": labels, "level_ids": levels(0, 1, 0)}
         compiled = torch.compile(model, backend="eager", fullgraph=True)
         with torch.no_grad():
             assert torch.allclose(compiled(**arguments).logits, model(**arguments).logits, atol=1e-4)
 
     def test_training_reaches_every_part_but_nothing_else(self, inputs, labels):
         model = load_golden_model("all").train()
-        model(**inputs, labels=labels, task_ids=tasks(0, 1, 0)).loss.backward()
+        model(**inputs, labels=labels, level_ids=levels(0, 1, 0)).loss.backward()
         without = {n for n, p in model.named_parameters() if p.grad is None}
         # The Q-Former's last text path ends behind its last self-attention.
         assert without <= {n for n in without if n.startswith("qformer.encoder.layer.3.")}
@@ -376,8 +502,23 @@ class TestAsAPretrainedModel:
     def test_resized_vocabulary(self, inputs, labels):
         model = LionForConditionalGeneration(tiny_config()).eval()
         model.resize_token_embeddings(832)
-        assert model.config.text_config.vocab_size == 832
+        assert model.config.text_config.vocab_size == model.vocab_size == 832
         assert model(**inputs, labels=labels).logits.shape[-1] == 832
+
+    def test_label_smoothing_of_the_trainer(self, inputs, labels, tmp_path):
+        """transformers takes the labels away and computes the loss itself; the decoder's inputs are the collator's."""
+        model = LionForConditionalGeneration(tiny_config())
+        rows = [{name: tensor[row] for name, tensor in {**inputs, "labels": labels}.items()} for row in range(3)]
+
+        def collate(samples: list[dict]) -> dict[str, torch.Tensor]:
+            batch = {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
+            return {**batch, "decoder_input_ids": model.prepare_decoder_input_ids_from_labels(batch["labels"])}
+
+        arguments = TrainingArguments(
+            tmp_path, label_smoothing_factor=0.1, max_steps=2, report_to=[], save_strategy="no", use_cpu=True
+        )
+        trainer = Trainer(model, arguments, train_dataset=rows, data_collator=collate)
+        assert math.isfinite(trainer.train().training_loss)
 
     @pytest.mark.parametrize("preset", ["flan-t5-xl", "flan-t5-xxl"])
     def test_released_sizes_are_the_sum_of_their_parts(self, preset):
@@ -388,7 +529,7 @@ class TestAsAPretrainedModel:
             lion = LionForConditionalGeneration(config)
             tower = InstructBlipVisionModel(config.vision_config)
             qformer = InstructBlipQFormerModel(config.qformer_config)
-            llm = T5ForConditionalGeneration(config.text_config)
+            llm = stock_t5(config)
 
         def linear(size: int, output_size: int) -> int:
             return size * output_size + output_size
@@ -412,3 +553,18 @@ class TestAsAPretrainedModel:
         }
         assert {name: sum(p.numel() for p in part.parameters()) for name, part in lion.named_children()} == parts
         assert lion.num_parameters() == sum(parts.values())
+
+
+def test_candidates_are_scored_for_what_the_processor_returns(lion, golden_all):
+    """Its output can be read under the former name of `level_ids` too, which is no second argument."""
+    from transformers import BatchFeature
+
+    class Output(BatchFeature):
+        def __getitem__(self, item):
+            return super().__getitem__("level_ids" if item == "task_ids" else item)
+
+    inputs = golden_all.inputs
+    inputs["level_ids"] = torch.ones(len(inputs["input_ids"]), dtype=torch.long)
+    candidates = torch.tensor([[5, 1]])
+    scores = lion.score_candidates(Output(inputs), candidates)
+    assert torch.equal(scores, lion.score_candidates(inputs, candidates))

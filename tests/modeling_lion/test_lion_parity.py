@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from configuration_lion import TASKS
+from configuration_lion import LEVELS
 from modeling_lion import LionImageFeatures
 from tests.golden import LAYOUTS, load_golden, load_golden_model
 
@@ -72,12 +72,12 @@ def test_qformer(case):
     assert_parity(tokens, golden.tensors["visual_embeds"])
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("level", LEVELS)
 @torch.no_grad()
-def test_logits_and_loss(case, task):
+def test_logits_and_loss(case, level):
     golden, model = case
-    inputs = {**golden.inputs, "labels": golden.labels, "task_ids": torch.full((3,), TASKS.index(task))}
-    expected_logits, expected_loss = golden.tensors[f"logits_{task}"], golden.tensors[f"loss_{task}"][0]
+    inputs = {**golden.inputs, "labels": golden.labels, "level_ids": torch.full((3,), LEVELS.index(level))}
+    expected_logits, expected_loss = golden.tensors[f"logits_{level}"], golden.tensors[f"loss_{level}"][0]
     outputs = model(**inputs)
     assert_parity(outputs.logits, expected_logits, relative_to_largest=True)
     assert_parity(outputs.loss, expected_loss)
@@ -88,24 +88,24 @@ def test_logits_and_loss(case, task):
     assert_parity(outputs.loss, expected_loss)
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_beam_ids(case, task):
+@pytest.mark.parametrize("level", LEVELS)
+def test_beam_ids(case, level):
     golden, model = case
-    task_ids = torch.full((3,), TASKS.index(task))
-    ids = model.generate(**golden.inputs, task_ids=task_ids, max_new_tokens=12)
-    assert torch.equal(ids, golden.tensors[f"generated_ids_{task}"])
+    level_ids = torch.full((3,), LEVELS.index(level))
+    ids = model.generate(**golden.inputs, level_ids=level_ids, max_new_tokens=12)
+    assert torch.equal(ids, golden.tensors[f"generated_ids_{level}"])
 
 
 @torch.no_grad()
-def test_a_batch_of_mixed_tasks_gives_each_row_its_own(case):
+def test_a_batch_of_mixed_levels_gives_each_row_its_own(case):
     golden, model = case
-    tasks = (0, 1, 0)
-    task_ids = torch.tensor(tasks)
-    logits = model(**golden.inputs, labels=golden.labels, task_ids=task_ids).logits
-    ids = model.generate(**golden.inputs, task_ids=task_ids, max_new_tokens=12)
-    for row, task in enumerate(tasks):
-        alone = model(**golden.inputs, labels=golden.labels, task_ids=torch.full((3,), task)).logits
+    levels = (0, 1, 0)
+    level_ids = torch.tensor(levels)
+    logits = model(**golden.inputs, labels=golden.labels, level_ids=level_ids).logits
+    ids = model.generate(**golden.inputs, level_ids=level_ids, max_new_tokens=12)
+    for row, level in enumerate(levels):
+        alone = model(**golden.inputs, labels=golden.labels, level_ids=torch.full((3,), level)).logits
         assert torch.allclose(logits[row], alone[row], atol=1e-5)
-        expected = golden.tensors[f"generated_ids_{TASKS[task]}"][row]
+        expected = golden.tensors[f"generated_ids_{LEVELS[level]}"][row]
         assert torch.equal(ids[row, : len(expected)], expected)
         assert (ids[row, len(expected) :] == 0).all()

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import logging
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -11,10 +12,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft import (
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    PromptEncoderConfig,
+    PromptTuningConfig,
+    get_peft_model,
+)
 from safetensors.torch import load_file, save_file
+from transformers.utils import logging as transformers_logging
 
-from configuration_lion.configuration_lion import TASKS, LionConfig
+from configuration_lion.configuration_lion import LEVELS, LionConfig
 from lion_multimodal.conversion.checkpoint import convert_lion_checkpoint
 from modeling_lion import LionAdapterConfig, LionAdapterModel, LionForConditionalGeneration
 from modeling_lion.peft_lion import combine_adapters, fold_adapters, initialize_adapter
@@ -121,16 +131,16 @@ def labels(golden_all):
 @pytest.fixture
 def logits(inputs, labels):
     @torch.no_grad()
-    def of(model: torch.nn.Module, task_ids: tuple[int, ...] = (0, 1, 0)) -> torch.Tensor:
-        return model(**inputs, labels=labels, task_ids=torch.tensor(task_ids)).logits
+    def of(model: torch.nn.Module, level_ids: tuple[int, ...] = (0, 1, 0)) -> torch.Tensor:
+        return model(**inputs, labels=labels, level_ids=torch.tensor(level_ids)).logits
 
     return of
 
 
 @pytest.fixture
 def answers(inputs):
-    def of(model: torch.nn.Module, task_ids: tuple[int, ...] = (0, 1, 0), **kwargs) -> torch.Tensor:
-        return model.generate(**inputs, task_ids=torch.tensor(task_ids), max_new_tokens=6, **kwargs)
+    def of(model: torch.nn.Module, level_ids: tuple[int, ...] = (0, 1, 0), **kwargs) -> torch.Tensor:
+        return model.generate(**inputs, level_ids=torch.tensor(level_ids), max_new_tokens=6, **kwargs)
 
     return of
 
@@ -164,16 +174,16 @@ def test_a_base_and_an_adapter_give_the_official_numbers(layout):
 
     built_in = load_golden_model(layout)
     for candidate in (model, fold_adapters(model)):
-        for index, task in enumerate(TASKS):
-            batch = {**golden.inputs, "task_ids": torch.full((3,), index)}
+        for index, level in enumerate(LEVELS):
+            batch = {**golden.inputs, "level_ids": torch.full((3,), index)}
             with torch.no_grad():
                 logits = candidate(**batch, labels=golden.labels).logits
                 same = built_in(**batch, labels=golden.labels).logits
             torch.testing.assert_close(logits, same, atol=1e-5, rtol=1e-5)
-            official = golden.tensors[f"logits_{task}"]
+            official = golden.tensors[f"logits_{level}"]
             torch.testing.assert_close(logits, official, atol=1e-4 + 1e-4 * official.abs().max().item(), rtol=0)
             generated = candidate.generate(**batch, max_new_tokens=12)
-            assert torch.equal(generated, golden.tensors[f"generated_ids_{task}"])
+            assert torch.equal(generated, golden.tensors[f"generated_ids_{level}"])
 
 
 class TestAttaching:
@@ -231,7 +241,7 @@ class TestAttaching:
 
 
 class TestRouting:
-    def test_each_adapter_adds_to_its_own_task_alone(self, logits):
+    def test_each_adapter_adds_to_its_own_level_alone(self, logits):
         model = make_stages()
         before = logits(model)
         pretend_training(model, ("lion_adapter_mixtures.stage1.",))
@@ -239,25 +249,25 @@ class TestRouting:
         assert torch.equal(after[[0, 2]], before[[0, 2]])
         assert not torch.allclose(after[1], before[1], atol=1e-3)
 
-    def test_one_active_adapter_adds_to_every_task(self, stages, logits):
+    def test_one_active_adapter_adds_to_every_level(self, stages, logits):
         stages.set_adapter("stage1")
         assert torch.equal(logits(stages, (0, 0, 0)), logits(stages, (1, 1, 1)))
 
     def test_samples_do_not_depend_on_their_neighbours(self, stages, logits):
-        alone = {task: logits(stages, (task,) * 3) for task in (0, 1)}
+        alone = {level: logits(stages, (level,) * 3) for level in (0, 1)}
         assert not torch.allclose(alone[0], alone[1], atol=1e-3)
-        for row, task in enumerate((1, 0, 1)):
-            torch.testing.assert_close(logits(stages, (1, 0, 1))[row], alone[task][row], atol=1e-5, rtol=1e-5)
+        for row, level in enumerate((1, 0, 1)):
+            torch.testing.assert_close(logits(stages, (1, 0, 1))[row], alone[level][row], atol=1e-5, rtol=1e-5)
 
-    def test_threads_with_different_tasks_share_a_model(self, stages, answers):
-        expected = [answers(stages, task_ids) for task_ids in BATCHES]
+    def test_threads_with_different_levels_share_a_model(self, stages, answers):
+        expected = [answers(stages, level_ids) for level_ids in BATCHES]
         with ThreadPoolExecutor(len(BATCHES)) as pool:
-            results = pool.map(lambda task_ids: answers(stages, task_ids), BATCHES * 2)
+            results = pool.map(lambda level_ids: answers(stages, level_ids), BATCHES * 2)
         assert all(torch.equal(result, wanted) for result, wanted in zip(results, expected * 2))
 
-    def test_the_task_is_needed(self, stages):
+    def test_the_level_is_needed(self, stages):
         ids = torch.tensor([[3]])
-        with pytest.raises(RuntimeError, match="task_ids"):
+        with pytest.raises(RuntimeError, match="level_ids"):
             stages.get_base_model().language_model(input_ids=ids, decoder_input_ids=ids)
 
 
@@ -337,7 +347,7 @@ class TestSaving:
         base.enable_adapters()
         assert torch.equal(logits(base), logits(stages))
 
-    def test_a_fresh_process_needs_no_preparation(self, folder, stages, inputs, logits, tmp_path):
+    def test_a_fresh_process_needs_one_import(self, folder, stages, inputs, logits, tmp_path):
         """And what was folded needs no PEFT."""
         make_base().save_pretrained(tmp_path / "base")
         fold_adapters(stages).save_pretrained(tmp_path / "folded")
@@ -347,19 +357,21 @@ import sys
 import torch
 import modeling_lion
 from safetensors.torch import load_file, save_file
+from transformers.utils import logging as transformers_logging
 
 inputs = load_file({str(tmp_path / "inputs.safetensors")!r})
 inputs["decoder_input_ids"] = inputs["input_ids"][:, :4].clone()
-task_ids = torch.tensor([0, 1, 0])
+level_ids = torch.tensor([0, 1, 0])
 load = modeling_lion.LionForConditionalGeneration.from_pretrained
 with torch.no_grad():
-    folded = load({str(tmp_path / "folded")!r})(**inputs, task_ids=task_ids).logits
+    folded = load({str(tmp_path / "folded")!r})(**inputs, level_ids=level_ids).logits
     assert "peft" not in sys.modules
+    import modeling_lion.peft_lion
     from peft import PeftModel
     model = PeftModel.from_pretrained(load({str(tmp_path / "base")!r}), {str(folder / "stage1")!r}, "stage1")
     model.load_adapter({str(folder / "stage2")!r}, "stage2")
     model.base_model.set_adapter(["stage1", "stage2"])
-    attached = model(**inputs, task_ids=task_ids).logits
+    attached = model(**inputs, level_ids=level_ids).logits
 save_file({{"folded": folded, "attached": attached}}, {str(tmp_path / "logits.safetensors")!r})
 """
         repository = Path(__file__).parents[2]
@@ -367,7 +379,7 @@ save_file({{"folded": folded, "attached": attached}}, {str(tmp_path / "logits.sa
         results = load_file(tmp_path / "logits.safetensors")
         with torch.no_grad():
             decoder_input_ids = inputs["input_ids"][:, :4]
-            expected = stages(**inputs, decoder_input_ids=decoder_input_ids, task_ids=torch.tensor([0, 1, 0])).logits
+            expected = stages(**inputs, decoder_input_ids=decoder_input_ids, level_ids=torch.tensor([0, 1, 0])).logits
         torch.testing.assert_close(results["attached"], expected, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(results["folded"], expected, atol=1e-5, rtol=1e-5)
 
@@ -407,7 +419,7 @@ class TestTraining:
 
         def gradients() -> dict[str, torch.Tensor]:
             model.zero_grad()
-            model(**inputs, labels=labels, task_ids=torch.tensor([0, 1, 0])).loss.backward()
+            model(**inputs, labels=labels, level_ids=torch.tensor([0, 1, 0])).loss.backward()
             return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
         expected = gradients()
@@ -418,7 +430,7 @@ class TestTraining:
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
     def test_what_is_trained_stays_in_float32(self, dtype, inputs, labels):
-        inputs = {**inputs, "pixel_values": inputs["pixel_values"].to(dtype), "task_ids": torch.tensor([0, 1, 0])}
+        inputs = {**inputs, "pixel_values": inputs["pixel_values"].to(dtype), "level_ids": torch.tensor([0, 1, 0])}
         model = make_stages(make_base().to(dtype)).train()
         assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
         assert {p.dtype for p in model.parameters() if not p.requires_grad} == {dtype}
@@ -436,16 +448,16 @@ class TestTraining:
 
 
 class TestFolding:
-    @pytest.mark.parametrize("task_ids", BATCHES)
-    def test_two_stages_routed_are_the_mixture(self, stages, logits, answers, inputs, task_ids):
+    @pytest.mark.parametrize("level_ids", BATCHES)
+    def test_two_stages_routed_are_the_mixture(self, stages, logits, answers, inputs, level_ids):
         folded = fold_adapters(stages)
         assert not any("lion_adapter" in name for name, _ in folded.named_modules())
         assert not hasattr(folded, "peft_config")
-        assert torch.equal(logits(folded, task_ids), logits(stages, task_ids))
+        assert torch.equal(logits(folded, level_ids), logits(stages, level_ids))
         for options in ({}, {"num_beams": 1}, {"num_beams": 3, "num_return_sequences": 2}):
-            assert torch.equal(answers(folded, task_ids, **options), answers(stages, task_ids, **options))
+            assert torch.equal(answers(folded, level_ids, **options), answers(stages, level_ids, **options))
         candidates = torch.tensor([[5, 6, 1], [7, 1, -100]])
-        scored = {**inputs, "task_ids": torch.tensor(task_ids)}
+        scored = {**inputs, "level_ids": torch.tensor(level_ids)}
         torch.testing.assert_close(
             folded.score_candidates(scored, candidates), stages.score_candidates(scored, candidates)
         )
@@ -505,12 +517,12 @@ class TestFolding:
 
 
 class TestCombining:
-    @pytest.mark.parametrize("task_ids", BATCHES)
-    def test_stage_three_starts_as_both_stages(self, combined, logits, task_ids):
+    @pytest.mark.parametrize("level_ids", BATCHES)
+    def test_stage_three_starts_as_both_stages(self, combined, logits, level_ids):
         combined.base_model.set_adapter(["stage1", "stage2"])
-        expected = logits(combined, task_ids)
+        expected = logits(combined, level_ids)
         combined.set_adapter("stage3")
-        assert torch.equal(logits(combined, task_ids), expected)
+        assert torch.equal(logits(combined, level_ids), expected)
 
     def test_it_trains_everything_and_on_its_own(self, combined, logits):
         config = combined.peft_config["stage3"]
@@ -580,7 +592,7 @@ class TestValidation:
 
     def test_bases_that_do_not_fit(self):
         with pytest.raises(ValueError, match="has .*built in"):
-            get_peft_model(make_base(adapter_config={"adapters": list(TASKS)}), image_level())
+            get_peft_model(make_base(adapter_config={"adapters": list(LEVELS)}), image_level())
         with pytest.raises(ValueError, match="LionForConditionalGeneration"):
             get_peft_model(torch.nn.Linear(2, 2), image_level())
 
@@ -591,7 +603,7 @@ class TestValidation:
 
     @settings(max_examples=25, deadline=None)
     @given(
-        adapters=st.sampled_from([["shared"], ["image_level"], ["region_level"], list(TASKS)]),
+        adapters=st.sampled_from([["shared"], ["image_level"], ["region_level"], list(LEVELS)]),
         bottleneck_size=st.integers(1, 512),
         trained_modules=st.lists(st.sampled_from([*QFORMER_PARTS, *AGGREGATOR_PARTS]), unique=True),
         visual_branches=st.sampled_from([None, ["qformer", "aggregator"]]),
@@ -607,25 +619,60 @@ class TestValidation:
 
 
 class TestLora:
+    @pytest.mark.parametrize("task_type", [None, "SEQ_2_SEQ_LM", "CAUSAL_LM", "FEATURE_EXTRACTION"])
+    def test_levels_pass_through_every_wrapper_and_merging_changes_nothing(self, logits, answers, task_type):
+        """With routers that differ between levels, so that a level that got lost would show."""
+        folded = fold_adapters(make_stages())
+        config = LoraConfig(target_modules=["q", "v", "wo"], r=4, init_lora_weights=False, task_type=task_type)
+        model = get_peft_model(folded, config).eval()
+        pretend_training(model, ("lora_", "router_ratios"))
+        alone = {level: logits(model, (level,) * 3) for level in (0, 1)}
+        assert not torch.allclose(alone[0], alone[1], atol=1e-2)
+        before = {level_ids: logits(model, level_ids) for level_ids in BATCHES}
+        said = {level_ids: answers(model, level_ids, num_beams=1) for level_ids in BATCHES}
+        for row, level in enumerate((0, 1, 0)):
+            torch.testing.assert_close(before[0, 1, 0][row], alone[level][row], atol=1e-5, rtol=1e-5)
+        merged = model.merge_and_unload()
+        assert isinstance(merged, LionForConditionalGeneration)
+        for level_ids in BATCHES:
+            torch.testing.assert_close(logits(merged, level_ids), before[level_ids], atol=1e-3, rtol=1e-3)
+            assert torch.equal(answers(merged, level_ids, num_beams=1), said[level_ids])
+
+    @pytest.mark.parametrize("method", [PromptTuningConfig, PrefixTuningConfig, PromptEncoderConfig])
+    def test_prompt_learning_is_refused(self, method):
+        with pytest.raises(ValueError, match="Prompt learning .* can't be used: LION makes the embeddings"):
+            get_peft_model(make_base(), method(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=4))
+
+    def test_several_active_adapters_without_levels_are_warned_of(self, stages, inputs, labels, caplog, monkeypatch):
+        monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+        transformers_logging.warning_once.cache_clear()
+        stages(**inputs, labels=labels)
+        assert any("level_ids" in record.message for record in caplog.records)
+        caplog.clear()
+        transformers_logging.warning_once.cache_clear()
+        stages.set_adapter("stage1")
+        stages(**inputs, labels=labels)
+        assert not caplog.records
+
     @pytest.mark.parametrize("targets", [["q", "v"], ["down_proj"], ["wi_0", "up_proj"]])
     def test_it_trains_saves_and_loads(self, inputs, labels, logits, answers, tmp_path, targets):
         folded = fold_adapters(make_stages())
         plain_logits, plain_answers = logits(folded), answers(folded)
         model = get_peft_model(folded, LoraConfig(target_modules=targets, r=4, init_lora_weights=False)).train()
         optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-2)
-        loss = model(**inputs, labels=labels, task_ids=torch.tensor([0, 1, 0])).loss
+        loss = model(**inputs, labels=labels, level_ids=torch.tensor([0, 1, 0])).loss
         loss.backward()
         optimizer.step()
         pretend_training(model, ("lora_",))
         model.eval()
         assert not torch.allclose(logits(model), plain_logits, atol=1e-3)
-        # One task in the batch: where LION folds the weights of its adapters.
-        for task_ids in BATCHES:
-            generated = answers(model, task_ids, num_beams=1, output_logits=True, return_dict_in_generate=True)
+        # One level in the batch: where LION folds the weights of its adapters.
+        for level_ids in BATCHES:
+            generated = answers(model, level_ids, num_beams=1, output_logits=True, return_dict_in_generate=True)
             step = generated.logits[0]
             with torch.no_grad():
                 start = torch.zeros(3, 1, dtype=torch.long)
-                expected = model(**inputs, decoder_input_ids=start, task_ids=torch.tensor(task_ids)).logits[:, -1]
+                expected = model(**inputs, decoder_input_ids=start, level_ids=torch.tensor(level_ids)).logits[:, -1]
             torch.testing.assert_close(step, expected, atol=1e-3, rtol=1e-4)
 
         model.save_pretrained(tmp_path)

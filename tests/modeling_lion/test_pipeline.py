@@ -3,6 +3,7 @@ import logging
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from configuration_lion import RamConfig
@@ -143,11 +144,11 @@ def test_every_form_of_a_picture(pipe, pictures, tmp_path):
 def test_prompt_and_task_reach_the_processor(pipe, pictures, monkeypatch):
     batches = spy_on_texts(pipe, monkeypatch)
     pipe(pictures[0], generate_kwargs=FEW)
-    pipe(pictures[:2], prompt="hello", task=["region_level", "image_level"], generate_kwargs=FEW, batch_size=2)
+    pipe(pictures[:2], prompt="hello", level=["region_level", "image_level"], generate_kwargs=FEW, batch_size=2)
     assert batches[0]["text"] == [format_prompt("caption_short")]
-    assert batches[0]["task"] == ["auto"]
+    assert batches[0]["level"] == ["auto"]
     assert batches[1]["text"] == ["hello"] * 2
-    assert batches[1]["task"] == ["region_level", "image_level"]
+    assert batches[1]["level"] == ["region_level", "image_level"]
 
 
 def test_defaults_given_at_the_start_hold_until_a_call_gives_others(lion, processor, pictures, monkeypatch):
@@ -220,7 +221,7 @@ def test_a_tagger_that_was_asked_for_must_be_there(lion, processor, pictures, tm
         (2, {"tags": ["a", "b", "c"]}, "`tags` has 3 entries for 2 pictures"),
         (1, {"max_new_tokens": 3, "generate_kwargs": {"max_new_tokens": 3}}, "`max_new_tokens` is given twice"),
         ({"picture": 1}, {}, "a dict must have `image`"),
-        ({"image": "x.png", "promt": "?"}, {}, "may have prompt, tags, task"),
+        ({"image": "x.png", "promt": "?"}, {}, "may have prompt, tags, level"),
     ],
 )
 def test_inputs_that_do_not_fit_are_refused(pipe, pictures, inputs, options, message):
@@ -241,3 +242,76 @@ def test_a_tagger_without_its_preprocessing_is_refused(lion, processor, tagger):
 def test_the_processor_is_needed(lion):
     with pytest.raises(ValueError, match="`processor` is needed"):
         LionImageToTextPipeline(model=lion)
+
+
+def test_any_argument_of_generation_may_be_given(pipe, pictures, monkeypatch):
+    seen = []
+    monkeypatch.setattr(pipe.model, "generate", lambda **kwargs: (seen.append(kwargs), torch.tensor([[1]]))[1])
+    pipe(pictures[0], tags=False, num_beams=2, temperature=0.7, do_sample=True, max_new_tokens=3, length_penalty=None)
+    given = {"num_beams": 2, "temperature": 0.7, "do_sample": True, "max_new_tokens": 3}
+    assert {name: value for name, value in seen[0].items() if name in given} == given
+    assert "length_penalty" not in seen[0]
+
+
+def test_an_argument_that_is_none_of_generation_is_named(pipe, pictures):
+    with pytest.raises(TypeError, match="num_beans"):
+        pipe(pictures[0], tags=False, num_beans=2)
+    with pytest.raises(ValueError, match="num_beams.*twice"):
+        pipe(pictures[0], tags=False, num_beams=2, generate_kwargs={"num_beams": 3})
+
+
+@pytest.mark.parametrize("as_generator", [False, True])
+def test_an_unreadable_image_of_several_is_named_with_its_place(pipe, pictures, as_generator):
+    sources = [pictures[0], "nope.png", pictures[1]]
+    with pytest.raises(FileNotFoundError, match=r"images\[1\].*nope\.png"):
+        list(pipe((source for source in sources) if as_generator else sources, tags=False, generate_kwargs=FEW))
+    with pytest.raises(ValueError, match=r"images\[1\]"):
+        pipe([pictures[0], b"garbage"], tags=False, generate_kwargs=FEW)
+
+
+@pytest.mark.parametrize("argument", [0, 1.5, True])
+def test_a_task_that_is_no_name_is_refused(pipe, pictures, argument):
+    with pytest.raises((TypeError, ValueError), match="`task`|`level`"):
+        pipe(pictures[0], tags=False, task=argument)
+
+
+def test_a_model_without_all_its_weights_is_refused(lion, processor, tmp_path):
+    lion.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["soft_prompt.weight"]
+    save_file({**weights, "stray.weight": torch.ones(2)}, tmp_path / "model.safetensors", {"format": "pt"})
+    model = LionForConditionalGeneration.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"not whole.*no weights for soft_prompt\.weight.*stray\.weight"):
+        LionImageToTextPipeline(model=model, processor=processor, tagger=False)
+    with torch.no_grad():
+        model.soft_prompt.weight.add_(1.0)  # trained since
+    assert model.loading_problems() == ["the files hold weights that the configuration has no place for: stray.weight"]
+
+
+def test_leaving_adapters_out_is_no_fault(lion, processor, tmp_path):
+    lion.save_pretrained(tmp_path)
+    model = LionForConditionalGeneration.from_pretrained(tmp_path, adapter_config={"adapters": []})
+    assert model.loading_problems() == []
+    assert LionForConditionalGeneration.from_pretrained(tmp_path).loading_problems() == []
+    _, info = LionForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"]
+
+
+def test_a_directory_without_configuration_is_no_checkpoint(lion, tmp_path):
+    lion.save_pretrained(tmp_path)
+    (tmp_path / "config.json").rename(tmp_path / "adapter_config.json")
+    with pytest.raises(OSError, match=r"is an adapter.*no config\.json"):
+        LionForConditionalGeneration.from_pretrained(tmp_path)
+    (tmp_path / "adapter_config.json").unlink()
+    with pytest.raises(OSError, match=r"no config\.json"):
+        LionForConditionalGeneration.from_pretrained(tmp_path)
+
+
+def test_tagger_of_nothing_and_with_scores(tagger, pictures):
+    assert tagger([]) == []
+    assert tagger.scores([]) == []
+    assert tagger(pictures[0], thresholds=0.0) == [["dog", "cat", "red ball"]]
+    assert tagger(pictures[0], thresholds=1.0) == [[]]
+    (scores,) = tagger.scores(pictures[0], thresholds=0.0)
+    assert set(scores) == {"dog", "cat", "red ball"}
+    assert list(scores.values()) == sorted(scores.values(), reverse=True)

@@ -51,7 +51,7 @@ def batch() -> dict[str, torch.Tensor]:
     return LionProcessor.from_pretrained(NANO)(
         images=[render(scene) for scene, _ in cases],
         text=[sample.prompt for _, sample in cases],
-        task=[sample.level for _, sample in cases],
+        level=[sample.level for _, sample in cases],
         answers=[sample.completion for _, sample in cases],
         return_tensors="pt",
     )

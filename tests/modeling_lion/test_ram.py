@@ -237,3 +237,74 @@ def test_config_refuses_what_does_not_fit(fields, message):
         fields = {**fields, "vision_config": {**VISION, **fields["vision_config"]}}
     with pytest.raises(ValueError, match=message):
         RamConfig(**{"vision_config": VISION, "tags": TAGS, "tags_zh": TAGS_ZH, **fields})
+
+
+@pytest.mark.parametrize("return_dict", [True, False])
+def test_hidden_states_and_attentions(return_dict):
+    config = tiny_config()
+    model = RamForImageTagging._from_config(config, attn_implementation="eager").eval()
+    with torch.no_grad():
+        plain = model(pictures(2))
+        output = model(pictures(2), output_hidden_states=True, output_attentions=True, return_dict=return_dict)
+    if not return_dict:
+        assert len(output) == 6
+        output = dict(
+            zip(list(plain) + ["hidden_states", "attentions", "tag_hidden_states", "cross_attentions"], output)
+        )
+    torch.testing.assert_close(output["logits"], plain.logits)
+    assert plain.hidden_states is None
+    assert plain.cross_attentions is None
+    stages, layers = len(VISION["depths"]), config.num_hidden_layers
+    assert len(output["hidden_states"]) == stages + 1
+    assert len(output["attentions"]) >= stages
+    assert [tuple(state.shape) for state in output["tag_hidden_states"]] == [(2, len(TAGS), 16)] * (layers + 1)
+    torch.testing.assert_close(model.classifier(output["tag_hidden_states"][-1]).squeeze(-1), plain.logits)
+    for weights in output["cross_attentions"]:
+        assert weights.shape[0] == 2
+        assert weights.shape[2:] == (len(TAGS), plain.image_embeds.shape[1])
+        torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
+
+
+def test_attention_weights_are_refused_where_none_are_made():
+    model = RamForImageTagging._from_config(tiny_config(), attn_implementation="sdpa")
+    with pytest.raises(ValueError, match="output_attentions.*eager"):
+        model(pictures(1), output_attentions=True)
+
+
+def test_image_features_are_an_output_with_tokens_and_their_projection():
+    model = tiny_model()
+    features = model.get_image_features(pictures(2), output_hidden_states=True)
+    assert isinstance(features, transformers.modeling_outputs.BaseModelOutputWithPooling)
+    torch.testing.assert_close(model.image_projection(features.last_hidden_state), features.pooler_output)
+    torch.testing.assert_close(model(pictures(2)).image_embeds, features.pooler_output)
+    assert len(features.hidden_states) == len(VISION["depths"]) + 1
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_lora_trains_under_gradient_checkpointing(use_reentrant):
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(tiny_model(), LoraConfig(target_modules=["query", "value"], r=2))
+    model.get_base_model().gradient_checkpointing_enable({"use_reentrant": use_reentrant})
+    model.get_base_model().enable_input_require_grads()
+    model.train()
+    labels = torch.ones(2, len(TAGS))
+    model(pixel_values=pictures(2), labels=labels).loss.backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters() if "lora_B" in name}
+    assert gradients
+    assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients.values())
+    model.get_base_model().disable_input_require_grads()
+
+
+def test_tags_with_their_scores():
+    model = tiny_model()
+    probabilities = model(pictures(1)).logits.sigmoid()[0].tolist()
+    (found,) = model.generate_tags(pictures(1), thresholds=0.0, return_scores=True)
+    assert [tag for tag, _ in found] == TAGS
+    assert [score for _, score in found] == pytest.approx(probabilities)
+
+
+@pytest.mark.parametrize("thresholds", ["abc", 1.5, -0.1, float("nan"), [0.5, 2.0, 0.5, 0.5, 0.5]])
+def test_thresholds_that_are_none_are_refused(thresholds):
+    with pytest.raises(ValueError, match="thresholds must"):
+        tiny_model().generate_tags(pictures(1), thresholds=thresholds)

@@ -1,12 +1,24 @@
 """Boxes: reading, writing, labelling, drawing."""
 
+import re
+import time
+
 import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image, ImageChops
 
-from processing_lion import box_iou, draw_boxes, format_box, label_boxes, parse_boxes, to_pixels
+from processing_lion import (
+    box_iou,
+    draw_boxes,
+    format_box,
+    infer_level,
+    intersection_over_union,
+    label_boxes,
+    parse_boxes,
+    to_pixels,
+)
 
 
 fractions = st.floats(0, 1)
@@ -83,6 +95,10 @@ def test_format_box():
         ((0.1, 0.2, 0.3, 1.2), r"\[0, 1\]"),
         ((0.1, 0.2, 0.3, float("nan")), r"\[0, 1\]"),
         ((0.3, 0.2, 0.1, 0.4), "x1 <= x2"),
+        (None, "4 numbers.*None"),
+        (0.5, "4 numbers"),
+        ("0.1", "4 numbers"),
+        (("a", 0.2, 0.1, 0.4), "4 numbers"),
     ],
 )
 def test_format_box_refuses_what_is_no_box(box, message):
@@ -182,5 +198,73 @@ def test_draw_boxes_names_what_is_wrong():
         draw_boxes(image, [(0, 0, 1, 1)], ["a", "b"])
     with pytest.raises(ValueError, match=r"boxes\[1\]"):
         draw_boxes(image, [(0, 0, 1, 1), (0, 0, 1)])
-    with pytest.raises(ValueError, match=r"boxes\[0\]"):
-        draw_boxes(image, [(0, 0, 1, float("nan"))])
+    for box in [(0, 0, 1, float("nan")), None, 3, "abcd", (0, 0, 1, "x")]:
+        with pytest.raises(ValueError, match=r"boxes\[0\] must hold 4 finite numbers"):
+            draw_boxes(image, [box])
+    for color in [(1, 2, 3), "no colour", 5, []]:
+        with pytest.raises(ValueError, match="color must be the name of a colour"):
+            draw_boxes(image, [(0, 0, 1, 1)], color=color)
+    for labels in ["a", [None], [3]]:
+        with pytest.raises(ValueError, match="labels must be a list of strings"):
+            draw_boxes(image, [(0, 0, 1, 1)], labels)
+
+
+LONG = 100_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a" + " " * LONG + "b",
+        " is" * (LONG // 3) + " [0.1,0.2,0.3,0.4]",
+        "[0.1,0.2,0.3,0.4]" + "and " * (LONG // 4),
+        "the" + " " * LONG + "[0.1,0.2,0.3,0.4]",
+        "[" * LONG,
+        "[0.1 " * (LONG // 5),
+        "[" + "1" * LONG + ",1,1,1]",
+        "coordinates " * (LONG // 12),
+        "coordinates written. " * (LONG // 20),
+        "can you " * (LONG // 8),
+        "please, " * (LONG // 8),
+        "-" * LONG + "x",
+        "position of " * (LONG // 12),
+        "where x is " * (LONG // 11),
+    ],
+    ids=range(14),
+)
+def test_long_texts_take_linear_time(text):
+    """Quadratic time took 7 to 16 seconds; linear time takes milliseconds."""
+    image = Image.new("RGB", (200, 100))
+    for function in (label_boxes, infer_level, lambda label: draw_boxes(image, [(1, 2, 30, 40)], [label])):
+        start = time.process_time()
+        function(text)
+        assert time.process_time() - start < 5
+
+
+@given(st.text(alphabet="is at,.=-:;located and", max_size=30))
+@example("this is at")
+@example("a cat is located at")
+@example("isat")
+def test_labels_are_those_of_one_expression(text):
+    """The joints that are taken off at the end, as a single (quadratic) expression says it."""
+    tail = re.compile(r"(?:\b(?:is|are|at|located)|[\s,;:.=-])+$", re.IGNORECASE)
+    head = re.compile(r"^(?:(?:and|at)\b|[\s,;:.-])+", re.IGNORECASE)
+    [(label, _)] = label_boxes(f"x {text} [0.1,0.2,0.3,0.4]")
+    assert label == tail.sub("", head.sub("", f"x {text}".strip()))
+
+
+def test_a_label_is_shortened_to_what_fits():
+    image = Image.new("RGB", (200, 100), "white")
+    drawn = draw_boxes(image, [(0, 50, 199, 90)], ["a long label " * 100], color="#ff0000")
+    left, top, right, bottom = _changed(image, drawn)
+    assert (left, right) == (0, 200)
+    assert (
+        draw_boxes(image, [(0, 50, 50, 90)], ["a\ndog"]).tobytes()
+        == draw_boxes(image, [(0, 50, 50, 90)], ["a dog"]).tobytes()
+    )
+
+
+@pytest.mark.parametrize("box", ["", "abcd", None, [1], [0.1, 0.2, 0.3, "x"], (0.1, 0.2, 0.3, 0.4, 0.5)])
+def test_overlap_of_what_is_no_box_is_refused(box):
+    with pytest.raises(ValueError, match="`second` must be a box of 4 numbers"):
+        intersection_over_union([0.1, 0.2, 0.3, 0.4], box)

@@ -439,6 +439,22 @@ def test_batches(picture):
         ({"size": {"shortest_edge": 224}}, "'height' and 'width'"),
         ({"resample": 17}, "resample"),
         ({"image_mean": [0.5]}, "image_mean"),
+        ({"size": 1.5}, "size must"),
+        ({"size": "abc"}, "size must"),
+        ({"size": True}, "size must"),
+        ({"size": {"height": True, "width": 4}}, "size must"),
+        ({"resample": "x"}, "resample"),
+        ({"resample": []}, "resample"),
+        ({"image_std": "abc"}, "image_std must hold one finite number"),
+        ({"image_std": float("nan")}, "image_std"),
+        ({"image_mean": [0.5, float("inf"), 0.5]}, "image_mean"),
+        ({"image_mean": ["a", 0.5, 0.5]}, "image_mean"),
+        ({"rescale_factor": "x"}, "rescale_factor must be a positive number"),
+        ({"rescale_factor": float("nan")}, "rescale_factor"),
+        ({"rescale_factor": True}, "rescale_factor"),
+        ({"do_resize": "no"}, "do_resize must be True or False"),
+        ({"do_normalize": 1}, "do_normalize must be True or False"),
+        ({"do_convert_rgb": False}, "do_convert_rgb must be True"),
         ({"image_std": [0.5, 0.0, 0.5]}, "image_std must be positive"),
     ],
 )
@@ -447,6 +463,30 @@ def test_bad_settings_are_refused(setting, message, picture):
         LionImageProcessor(**setting)
     with pytest.raises(ValueError, match=message):
         LionImageProcessor()(picture, **setting)
+
+
+def test_standard_arguments_are_honoured_or_refused(picture):
+    processor = LionImageProcessor(size=8)
+    plain = processor(picture, return_tensors="pt").pixel_values
+    assert torch.equal(processor(picture, return_tensors="pt", do_convert_rgb=True, device="cpu").pixel_values, plain)
+    last = processor(picture, return_tensors="pt", data_format="channels_last").pixel_values
+    assert torch.equal(last.permute(0, 3, 1, 2), plain)
+    one = processor(picture, image_mean=0.5, image_std=0.25, return_tensors="pt").pixel_values
+    assert torch.equal(
+        one, processor(picture, image_mean=[0.5] * 3, image_std=[0.25] * 3, return_tensors="pt").pixel_values
+    )
+    assert LionImageProcessor(image_mean=0.5).image_mean == [0.5] * 3
+    assert processor(picture, do_center_crop=False, do_pad=None, return_tensors="pt").pixel_values.equal(plain)
+    assert processor([], return_tensors="pt").pixel_values.shape == (0, 3, 8, 8)
+    for arguments, error, message in [
+        ({"do_center_crop": True}, ValueError, "`do_center_crop` is not offered"),
+        ({"do_convert_rgb": False}, ValueError, "do_convert_rgb"),
+        ({"data_format": "x"}, ValueError, "data_format"),
+        ({"do_resizes": True}, TypeError, "takes no argument 'do_resizes'"),
+        ({"device": "cuda", "return_tensors": "np"}, ValueError, "needs return_tensors='pt'"),
+    ]:
+        with pytest.raises(error, match=message):
+            processor(picture, **arguments)
 
 
 def test_save_and_load(tmp_path, picture):

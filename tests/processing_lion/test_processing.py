@@ -1,6 +1,8 @@
 """The processor: parity with the official implementation, truncation, the soft prompt, answers, saving."""
 
+import logging
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -8,9 +10,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, DataCollatorForSeq2Seq
+from transformers.processing_utils import TextKwargs
 
-from processing_lion import SOFT_PROMPT_TOKEN, LionProcessor, add_qformer_bos_token, format_tags
+from processing_lion import (
+    SOFT_PROMPT_TOKEN,
+    LionProcessor,
+    add_qformer_bos_token,
+    format_tags,
+    processing_lion,
+)
 
 from .conftest import FIXTURES
 
@@ -43,8 +52,8 @@ def test_ids_are_those_of_the_official_implementation(processor, golden_inputs):
         assert torch.equal(output[name], golden_inputs["tensors"][name]), name
         assert output[name].dtype == torch.int64
     assert output["pixel_values"].shape == golden_inputs["tensors"]["pixel_values"].shape
-    assert output["task_ids"].tolist() == [1, 0, 1]
-    assert output["task_ids"].dtype == torch.int64
+    assert output["level_ids"].tolist() == [1, 0, 1]
+    assert output["level_ids"].dtype == torch.int64
     assert marked(output) == [(0, SOFT), (1, SOFT), (2, SOFT)]
     assert processor.tokenizer.batch_decode(output["input_ids"], skip_special_tokens=True)[2].endswith("short answer:")
 
@@ -92,12 +101,12 @@ def test_without_pictures_or_without_text(processor):
 
 def test_task(processor):
     texts = ["where is the dog?", "what is it?"]
-    assert processor(text=texts)["task_ids"].tolist() == [0, 1]
-    assert processor(text=texts, task="image_level")["task_ids"].tolist() == [1, 1]
-    assert processor(text=texts, task=["image_level", "auto"])["task_ids"].tolist() == [1, 1]
-    assert processor(text=texts, task=["auto", "region_level"])["task_ids"].tolist() == [0, 0]
+    assert processor(text=texts)["level_ids"].tolist() == [0, 1]
+    assert processor(text=texts, level="image_level")["level_ids"].tolist() == [1, 1]
+    assert processor(text=texts, level=["image_level", "auto"])["level_ids"].tolist() == [1, 1]
+    assert processor(text=texts, level=["auto", "region_level"])["level_ids"].tolist() == [0, 0]
     # the tag sentence has no say
-    assert processor(text="what is it?", tags="where is the dog?")["task_ids"].tolist() == [1]
+    assert processor(text="what is it?", tags="where is the dog?")["level_ids"].tolist() == [1]
 
 
 @pytest.mark.parametrize(
@@ -109,12 +118,12 @@ def test_task(processor):
         ({"text": []}, ValueError, "text must not be empty"),
         ({"images": IMAGE, "text": ["a", "b"]}, ValueError, "images: got 1 for 2 texts.*encode_images"),
         ({"images": [IMAGE] * 2, "text": "a"}, ValueError, "images: got 2 for 1 texts"),
-        ({"images": [IMAGE, 3], "text": ["a", "b"]}, TypeError, r"images\[1\]: cannot load a picture from int"),
+        ({"images": [IMAGE, 3], "text": ["a", "b"]}, TypeError, r"images\[1\]: cannot load an image from int"),
         ({"text": ["a", "b"], "tags": ["x"]}, ValueError, "tags: got 1 for 2 texts"),
         ({"text": ["a", "b"], "tags": ["x", 3]}, TypeError, r"tags\[1\]"),
         ({"text": "a", "tags": 3}, TypeError, "tags must be"),
-        ({"text": "a", "task": "region"}, ValueError, "task must be 'auto', 'image_level' or 'region_level'"),
-        ({"text": ["a", "b"], "task": ["auto"]}, ValueError, "task: got 1 for 2 texts"),
+        ({"text": "a", "level": "region"}, ValueError, "level must be 'auto', 'image_level' or 'region_level'"),
+        ({"text": ["a", "b"], "level": ["auto"]}, ValueError, "level: got 1 for 2 texts"),
         ({"text": ["a", "b"], "answers": "x"}, ValueError, "answers: got 1 for 2 texts"),
         ({"text": "a", "answers": [None]}, TypeError, r"answers\[0\]"),
         ({"images": IMAGE, "answers": "x"}, ValueError, "answers need text"),
@@ -134,8 +143,14 @@ def test_errors_name_the_argument(processor, arguments, error, message):
 def test_settings_are_checked(make_processor):
     with pytest.raises(ValueError, match="max_text_length must be at least"):
         make_processor(max_text_length=20)
-    with pytest.raises(ValueError, match="max_answer_length must be at least 2"):
+    with pytest.raises(ValueError, match="max_answer_length must be an integer that is at least 2, got 1"):
         make_processor(max_answer_length=1)
+    for name in ("max_text_length", "max_qformer_text_length", "max_answer_length"):
+        for value in (0, -5, True, 1.5, "128", None, float("nan")):
+            with pytest.raises(ValueError, match=f"{name} must be"):
+                make_processor(**{name: value})
+    with pytest.raises(ValueError, match="`image_processor` must be given"):
+        LionProcessor()
     bert = AutoTokenizer.from_pretrained(FIXTURES / "tokenizers" / "bert")
     with pytest.raises(ValueError, match="<extra_id_0>"):
         LionProcessor(make_processor().image_processor, bert, bert)
@@ -310,20 +325,34 @@ def test_post_process_grounding(processor):
     one = processor.post_process_grounding("[0.1,0.2,0.5,0.6]", (10, 20))
     assert torch.equal(one[0]["boxes"], results[2]["boxes"])
     assert len(processor.post_process_grounding(["a", "b"], torch.tensor([[10, 20], [30, 40]]))) == 2
+    assert len(processor.post_process_grounding(["a", "b"], [torch.tensor([10, 20])] * 2)) == 2
     with pytest.raises(ValueError, match="image_sizes: got 1 for 2 texts"):
         processor.post_process_grounding(["a", "b"], [(10, 20)])
+    for sizes, message in [
+        (None, "image_sizes must be"),
+        (5, "image_sizes must be"),
+        ([(10, 20), None], r"image_sizes\[1\]: image_size must be \(height, width\)"),
+        ([(10, 20), (0, 5)], r"image_sizes\[1\]"),
+        ([(10, 20), ("a", 5)], r"image_sizes\[1\]"),
+        ([(10, 20), (float("nan"), 5)], r"image_sizes\[1\]"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            processor.post_process_grounding(["a", "b"], sizes)
 
 
 # --- Chat -----------------------------------------------------------------------------------------------------------
 
 
+def user(*parts):
+    return {"role": "user", "content": [{"type": "text", "text": p} if isinstance(p, str) else p for p in parts]}
+
+
+PART = {"type": "image", "image": IMAGE}
+ANSWER = {"role": "assistant", "content": "a dog"}
+
+
 def test_chat_template_prints_the_text_parts(processor):
-    messages = [
-        {
-            "role": "user",
-            "content": [{"type": "image", "image": IMAGE}, {"type": "text", "text": "where is the dog?"}],
-        }
-    ]
+    messages = [user(PART, "where is the dog?")]
     assert processor.apply_chat_template(messages) == "where is the dog?"
     plain = processor(IMAGE, "where is the dog?")
     chat = processor.apply_chat_template(messages, tokenize=True, return_dict=True, return_tensors="pt")
@@ -332,11 +361,248 @@ def test_chat_template_prints_the_text_parts(processor):
         assert torch.equal(chat[name], plain[name]), name
     batch = processor.apply_chat_template([messages, messages], tokenize=True, return_dict=True, return_tensors="pt")
     assert torch.equal(batch["pixel_values"], plain["pixel_values"].expand(2, -1, -1, -1))
+    assert processor.apply_chat_template(messages, tokenize=True).tolist() == plain["input_ids"].tolist()
 
 
-def test_chat_of_several_messages(processor):
+def test_only_the_last_turn_of_a_chat_is_asked(processor):
     messages = [
         {"role": "system", "content": "answer briefly."},
-        {"role": "user", "content": [{"type": "text", "text": "what is it?"}, {"type": "text", "text": "a dog?"}]},
+        user(PART, "where is the dog?"),
+        ANSWER,
+        user("what is it?", "a cat?"),
     ]
-    assert processor.apply_chat_template(messages, add_generation_prompt=True) == "answer briefly. what is it? a dog?"
+    assert processor.apply_chat_template(messages, add_generation_prompt=True) == "what is it? a cat?"
+    plain = processor(IMAGE, "what is it? a cat?")
+    chat = processor.apply_chat_template(messages, tokenize=True, return_dict=True)
+    for name in plain:
+        assert torch.equal(chat[name], plain[name]), name
+    assert chat["level_ids"].tolist() == [1]  # the earlier turn, of the other level, has no say
+    # plain strings, and an image of another turn
+    words = [{"role": "user", "content": "what is it?"}]
+    assert (
+        processor.apply_chat_template(words, tokenize=True).tolist()
+        == processor(text="what is it?")["input_ids"].tolist()
+    )
+    other = {"type": "image_url", "image_url": {"url": "data:,x"}}
+    with pytest.raises(ValueError, match="data:,x' holds no readable image"):
+        processor.apply_chat_template([*messages, ANSWER, user(other, "and this?")], tokenize=True)
+
+
+def test_the_saved_template_agrees_by_itself(processor):
+    """Servers render `chat_template.jinja` without the processor's Python."""
+    render = processor.tokenizer.apply_chat_template
+    options = {"chat_template": processor.chat_template, "tokenize": False}
+    messages = [user(PART, "where is the dog?"), ANSWER, user("what is it?", "a cat?")]
+    assert render(messages, **options) == "what is it? a cat?"
+    assert render([{"role": "user", "content": "what?"}], **options) == "what?"
+    with pytest.raises(Exception, match="role user"):
+        render([user("what?"), ANSWER], **options)
+
+
+@pytest.mark.parametrize(
+    ("messages", "options", "message"),
+    [
+        ([user(PART)], {}, "must end with a message that holds text"),
+        ([user(PART, " ")], {}, "must end with a message that holds text"),
+        ([{"role": "user", "content": ""}], {}, "must end with a message that holds text"),
+        ([user("a"), ANSWER], {}, "must end with a message of the role 'user', got 'assistant'"),
+        ([user(PART, PART, "a")], {}, "holds 2 images"),
+        ([user(PART, "a"), ANSWER, user(PART, "b"), ANSWER, user("c")], {}, "holds 2 images"),
+        ([user({"type": "video", "url": "x"}, "a")], {}, "must hold parts"),
+        ([{"role": "user"}], {}, r"conversation\[0\] must be a dict with 'role' and 'content'"),
+        ([], {}, "must be a list of messages"),
+        ("a", {}, "must be a list of messages"),
+        ([[user("a")], []], {}, r"conversation\[1\] must hold messages"),
+        ([user("a")], {"return_assistant_tokens_mask": True}, "`return_assistant_tokens_mask` is not offered"),
+        ([user("a")], {"continue_final_message": True}, "`continue_final_message` is not offered"),
+        ([user("a")], {"return_offsets_mapping": True}, "`return_offsets_mapping` is not offered"),
+        ([[user(PART, "a")], [user("b")]], {}, r"conversation\[1\] holds no image"),
+    ],
+)
+def test_chats_that_cannot_be_asked(processor, messages, options, message):
+    with pytest.raises(ValueError, match=message):
+        processor.apply_chat_template(messages, tokenize=True, return_dict=True, **options)
+
+
+def test_arguments_of_the_processor_reach_it_from_a_chat(processor):
+    messages = [user(PART, "what is it?")]
+    for options in ({"tags": "dog", "size": 14}, {"processor_kwargs": {"tags": "dog", "size": 14}}):
+        chat = processor.apply_chat_template(messages, tokenize=True, return_dict=True, **options)
+        assert marked(chat) == [(0, SOFT)]
+        assert chat["pixel_values"].shape[-1] == 14
+
+
+# --- What a tokenizer offers ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("padding", ["max_length", "longest", False])
+def test_labels_follow_padding(make_processor, padding):
+    processor = make_processor(max_answer_length=6)
+    output = processor(text=["a", "b"], answers=["cat", "a dog"], padding=padding, return_tensors=None)
+    lengths = [len(row) for row in output["labels"]]
+    ids = [ids_of(processor, "cat"), ids_of(processor, "a dog")]
+    longest = max(map(len, ids))
+    assert lengths == {"max_length": [6, 6], "longest": [longest] * 2, False: [len(row) for row in ids]}[padding]
+    assert processor(text="a", answers="b", pad_to_multiple_of=4)["labels"].shape == (1, 4)
+
+
+def test_text_target_is_another_name_of_answers(processor):
+    expected = processor(text="a", answers="a dog")["labels"]
+    assert torch.equal(processor(text="a", text_target="a dog")["labels"], expected)
+    assert torch.equal(processor(text="a", text_kwargs={"text_target": "a dog"})["labels"], expected)
+    with pytest.raises(ValueError, match="`text_target` is another name of `answers`"):
+        processor(text="a", answers="b", text_target="b")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"add_special_tokens": False}, ValueError, "`add_special_tokens` is not offered.*end token"),
+        ({"text_pair": "b"}, ValueError, "`text_pair` is not offered"),
+        ({"text_kwargs": {"stride": 3}}, ValueError, "`stride` is not offered"),
+        ({"is_split_into_words": True}, ValueError, "`is_split_into_words`"),
+        ({"return_offsets_mapping": True}, ValueError, "`return_offsets_mapping`"),
+        ({"return_overflowing_tokens": True}, ValueError, "`return_overflowing_tokens`"),
+        ({"return_attention_mask": False}, ValueError, "`return_attention_mask`"),
+        ({"answer": "b"}, TypeError, "takes no argument 'answer'"),
+        ({"max_length": -5}, ValueError, "max_length must be an integer that is at least 2, got -5"),
+        ({"max_length": 0}, ValueError, "max_length"),
+        ({"max_length": True}, ValueError, "max_length"),
+        ({"text_kwargs": {"max_length": 1.5}}, ValueError, "max_length"),
+        ({"padding_side": "LEFT"}, ValueError, "padding_side must be one of 'left', 'right', got 'LEFT'"),
+        ({"truncation": "x"}, ValueError, "truncation must be one of"),
+        ({"truncation": 1}, ValueError, "truncation must be one of"),
+        ({"padding": []}, ValueError, "padding must be one of"),
+        ({"pad_to_multiple_of": -3}, ValueError, "pad_to_multiple_of must be a positive integer"),
+        ({"return_tensors": "tf"}, ValueError, "return_tensors must be one of"),
+        ({"padding": False, "text": ["a", "a dog"]}, ValueError, "`input_ids` has rows of different lengths"),
+    ],
+)
+def test_arguments_of_tokenizers_are_honoured_or_refused(processor, arguments, error, message):
+    with pytest.raises(error, match=message):
+        processor(**{"text": "a", **arguments})
+
+
+def test_every_argument_of_a_tokenizer_is_known():
+    """What a later version of transformers adds is to be looked at."""
+    honoured = {"text_target", "padding", "truncation", "max_length", "pad_to_multiple_of", "padding_side"}
+    honoured |= {"return_tensors", "verbose"}
+    assert set(TextKwargs.__annotations__) <= honoured | set(processing_lion._REFUSED_TEXT_KWARGS)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    name=st.sampled_from(
+        ["max_length", "padding", "truncation", "padding_side", "pad_to_multiple_of", "return_tensors"]
+    ),
+    value=st.one_of(st.none(), st.booleans(), st.integers(-3, 200), st.floats(), st.text(max_size=4), st.just([])),
+)
+def test_any_value_gives_rows_or_an_error_that_names_the_argument(processor, name, value):
+    problem = ""
+    try:
+        output = processor(text=["a dog", "what is it?"], **{name: value})
+    except ValueError as error:
+        problem = str(error)
+    assert name in problem or "return_tensors" in problem or all(len(row) >= 2 for row in output["input_ids"])
+
+
+# --- Padding later --------------------------------------------------------------------------------------------------
+
+TEXTS = ["what is it?", "what is the dog doing on the table?", "where?"]
+TAGS = ["dog", None, ["cat", SOFT_PROMPT_TOKEN]]
+ANSWERS = ["a", "b c d", "[0.1,0.2,0.3,0.4]"]
+
+
+def rows_of(processor, **options):
+    """Rows as `dataset.map` keeps them: made one by one."""
+    rows = []
+    for text, tags, answer in zip(TEXTS, TAGS, ANSWERS):
+        row = processor(text=text, tags=[tags], answers=answer, images=IMAGE, return_tensors=None, **options)
+        rows.append({name: np.asarray(value[0]).tolist() for name, value in row.items()})
+    return rows
+
+
+@pytest.mark.parametrize("padding", [False, "longest", "max_length"])
+@pytest.mark.parametrize("how", ["processor", "tokenizer", "collator of the processor", "collator of the tokenizer"])
+def test_rows_are_padded_later(processor, padding, how):
+    rows = rows_of(processor, padding=padding)
+    if how == "processor":
+        batch = processor.pad(rows, return_tensors="pt")
+    elif how == "tokenizer":
+        if padding == "longest":
+            pytest.skip("a tokenizer pads no instructions for the Q-Former")
+        rows = [{name: value for name, value in row.items() if name != "labels"} for row in rows]
+        batch = processor.tokenizer.pad(rows, return_tensors="pt")
+    else:
+        if padding == "longest" and how.endswith("tokenizer"):
+            pytest.skip("a tokenizer pads no instructions for the Q-Former")
+        batch = DataCollatorForSeq2Seq(processor if how.endswith("processor") else processor.tokenizer)(rows)
+    expected = processor(text=TEXTS, tags=TAGS, answers=ANSWERS, images=[IMAGE] * 3)
+    for name in ("input_ids", "attention_mask", "qformer_input_ids", "qformer_attention_mask", "labels"):
+        if name in batch:
+            width = expected[name].shape[1]
+            assert torch.equal(batch[name][:, :width], expected[name]), name
+            pad = {"labels": -100, "input_ids": processor.tokenizer.pad_token_id}.get(name, 0)
+            assert (batch[name][:, width:] == pad).all(), name
+    for name in ("level_ids", "soft_prompt_mask", "pixel_values"):
+        assert torch.equal(torch.as_tensor(batch[name]), expected[name]), name
+    assert marked(batch) == [(0, SOFT), (2, SOFT)]
+
+
+def test_pad_by_itself(processor):
+    columns = {name: [row[name] for row in rows_of(processor, padding=False)] for name in ("input_ids",)}
+    batch = processor.pad(columns, padding="max_length", max_length=50, pad_to_multiple_of=16, padding_side="left")
+    assert [len(row) for row in batch["input_ids"]] == [64] * 3
+    assert [row[0] for row in batch["attention_mask"]] == [0] * 3
+    for rows, message in [
+        ([], "at least one row"),
+        ([{"labels": [1]}], "must hold `input_ids`"),
+        ([{"input_ids": [1]}, {}], "the same keys in all rows"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            processor.pad(rows)
+    with pytest.raises(ValueError, match="padding must be"):
+        processor.pad(columns, padding="x")
+
+
+# --- Text that is none ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ({"text": "a \ud83d"}, "text"),
+        ({"text": ["a", "\ud83d"]}, r"text\[1\]"),
+        ({"text": "a", "tags": "dog, \ud83d"}, "tags"),
+        ({"text": ["a", "b"], "tags": [None, ["dog", "\ud83d"]]}, r"tags\[1\]"),
+        ({"text": "a", "answers": "\ud83d"}, "answers"),
+    ],
+)
+def test_a_lone_surrogate_is_an_error_that_names_the_argument(processor, arguments, name):
+    with pytest.raises(ValueError, match=f"^{name} must be text, but holds a lone surrogate, '.ud83d', at position"):
+        processor(**arguments)
+
+
+def test_columns_of_data_sets_are_lists_of_texts(processor):
+    datasets = pytest.importorskip("datasets")
+    table = datasets.Dataset.from_dict({"text": TEXTS, "answer": ANSWERS})
+    output = processor(text=table["text"], answers=table["answer"])
+    expected = processor(text=TEXTS, answers=ANSWERS)
+    assert all(torch.equal(output[name], expected[name]) for name in expected)
+    assert torch.equal(processor(text=np.array(TEXTS))["input_ids"], expected["input_ids"])
+
+
+def test_text_that_the_tokenizer_does_not_know_warns_once(make_processor, caplog):
+    processor = make_processor()
+    monitored = logging.getLogger("transformers")
+    monitored.addHandler(caplog.handler)
+    try:
+        processor(text="what is the dog doing?")
+        assert "unknown" not in caplog.text
+        processor(text="这 是 什么 ？ 狗")
+        assert re.search(r"\d\d% of the text's tokens are unknown to the tokenizer", caplog.text)
+        caplog.clear()
+        processor(text="这 是 什么 ？ 狗")
+        assert "unknown" not in caplog.text
+    finally:
+        monitored.removeHandler(caplog.handler)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from processing_lion import PROMPT_TEMPLATES, SOFT_PROMPT_TOKEN, TASKS, format_prompt, format_tags
+from processing_lion import LEVELS, PROMPT_TEMPLATES, SOFT_PROMPT_TOKEN, format_prompt, format_tags
 
 
 def test_tag_sentence_gives_the_official_prompts(golden_inputs):
@@ -38,9 +38,9 @@ def test_every_template_has_a_task_and_a_source():
         "yes_no",
     }
     for name, template in PROMPT_TEMPLATES.items():
-        assert template.task in TASKS
+        assert template.level in LEVELS
         assert template.source
-        assert (template.task == "region_level") == (name in ("rec", "reg"))
+        assert (template.level == "region_level") == (name in ("rec", "reg"))
     json.dumps({name: vars(template) for name, template in PROMPT_TEMPLATES.items()})
 
 

@@ -2,15 +2,18 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from PIL import Image
 
-from processing_lion import LionProcessor
+from processing_lion import LionProcessor, check_processor_files
 
 
 ROOT = Path(__file__).parents[2]
@@ -147,3 +150,53 @@ def test_push_to_hub_sends_every_file(saved, monkeypatch, tmp_path):
     [(repo_id, kwargs, files)] = sent
     assert (repo_id, kwargs) == ("lion", {"private": True})
     assert os.path.join("qformer_tokenizer", "tokenizer.json") in files
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "qformer_tokenizer/tokenizer.json",
+        "qformer_tokenizer/tokenizer_config.json",
+        "processor_config.json",
+    ],
+)
+def test_a_missing_file_is_named(saved, tmp_path, file):
+    """transformers would make up a tokenizer, or take the other one."""
+    folder = tmp_path / "lion"
+    shutil.copytree(saved[0], folder)
+    check_processor_files(folder)
+    (folder / file).unlink()
+    (folder / "preprocessor_config.json").unlink(missing_ok=True)
+    for load in (check_processor_files, LionProcessor.from_pretrained):
+        with pytest.raises(OSError, match=f"{re.escape(str(folder / file))} is missing: .*incomplete"):
+            load(folder)
+
+
+@pytest.mark.parametrize("content", ["", "{", "null", "[]"])
+def test_a_damaged_tokenizer_is_named(saved, tmp_path, content):
+    folder = tmp_path / "lion"
+    shutil.copytree(saved[0], folder)
+    (folder / "qformer_tokenizer" / "tokenizer.json").write_text(content)
+    with pytest.raises(OSError, match=r"the tokenizer in .*qformer_tokenizer cannot be loaded"):
+        LionProcessor.from_pretrained(folder)
+
+
+def test_loading_asks_nothing(saved, tmp_path):
+    """Beside a model's configuration with code of its own, and in a process that has imported the processor alone."""
+    folder = tmp_path / "lion"
+    shutil.copytree(saved[0], folder)
+    auto_map = {"AutoConfig": "configuration_lion.LionConfig"}
+    (folder / "config.json").write_text(json.dumps({"model_type": "lion", "auto_map": auto_map}))
+    assert run(folder, code=AS_PACKAGE) == saved[1]
+
+
+def test_save_pretrained_keeps_its_arguments(saved, tmp_path):
+    processor = LionProcessor.from_pretrained(saved[0])
+    processor.save_pretrained(tmp_path / "lion", save_jinja_files=False)
+    in_a_file = (tmp_path / "lion" / "chat_template.jinja").exists()
+    assert in_a_file == transformers.__version__.startswith("5")  # which has no such argument any more
+    assert LionProcessor.from_pretrained(tmp_path / "lion").chat_template == processor.chat_template
+    with pytest.raises(ValueError, match="`save_jinja_files` cannot be given together"):
+        processor.save_pretrained(tmp_path / "lion", save_jinja_files=False, push_to_hub=True)

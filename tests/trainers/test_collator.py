@@ -39,13 +39,13 @@ def test_rows_become_what_the_processor_makes_of_them(processor):
         images=[r["image"] for r in rows],
         text=[rows[0]["prompt"], rows[1]["prompt"], "what is this?"],
         tags=[None, "cat, dog", ""],
-        task=["image_level", "region_level", "region_level"],
+        level=["image_level", "region_level", "region_level"],
         answers=["a cat", "[0.1,0.2,0.3,0.4]", "a dog"],
     )
     assert set(batch) == set(expected)
     for name, tensor in expected.items():
         assert torch.equal(batch[name], tensor), name
-    assert batch["task_ids"].tolist() == [1, 0, 0]
+    assert batch["level_ids"].tolist() == [1, 0, 0]
 
 
 def test_augmentation_depends_on_seed_epoch_and_row_alone(processor):

@@ -140,3 +140,20 @@ def test_shipped_recipes_are_found_by_name_and_load():
         assert all(recipe.sources(stage) for stage in STAGES.values())
     with pytest.raises(RecipeError, match="shipped recipes"):
         Recipe.load("no_such_recipe")
+
+
+def test_a_recipe_that_is_not_utf_8_is_named(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes("output_dir: prüfung".encode("latin-1"))
+    with pytest.raises(RecipeError, match=r"recipe.yaml: not UTF-8 text"):
+        Recipe.load(path)
+    path.write_bytes(b"\xef\xbb\xbfoutput_dir: out\nmodel: base\n")
+    assert Recipe.load(path).output_dir == "out"
+
+
+@pytest.mark.parametrize("number", ["1e-4", "1.0e-4", "1E-4", "-2e3", ".5e1"])
+def test_numbers_are_read_as_people_write_them(tmp_path, number):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"output_dir: out\nmodel: base\ntraining: {{learning_rate: {number}, run_name: 1e-4b}}\n")
+    recipe = Recipe.load(path, [f"training.weight_decay={number}"])
+    assert recipe.training == {"learning_rate": float(number), "run_name": "1e-4b", "weight_decay": float(number)}

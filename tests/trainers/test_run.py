@@ -179,6 +179,33 @@ def test_killed_run_resumes_at_its_stage_and_step(finished, content, tmp_path, m
     assert all(torch.equal(value, expected[key]) for key, value in load_file(final / "model.safetensors").items())
 
 
+@pytest.mark.parametrize("result", [None, "", '{"stage": "sta'])
+def test_a_stage_killed_before_its_result_takes_no_further_step(finished, tmp_path, monkeypatch, result):
+    recipe = dataclasses.replace(finished, output_dir=str(tmp_path / "out"))
+    directory = tmp_path / "out" / "stage1"
+    shutil.copytree(Path(finished.output_dir) / "stage1", directory)
+    (directory / "stage_result.json").unlink()
+    if result is not None:
+        (directory / "stage_result.json").write_text(result)
+    (directory / "adapter_model.safetensors").write_bytes(b"")  # torn as well
+    monkeypatch.setattr(LionSFTTrainer, "training_step", lambda *args, **kwargs: pytest.fail("a step too many"))
+    run_stage(recipe, "stage1", resume=True)
+    assert json.loads((directory / "stage_result.json").read_text())["steps"] == 4
+    expected = adapter_state(Path(finished.output_dir) / "stage1")
+    assert all(torch.equal(value, expected[name]) for name, value in adapter_state(directory).items())
+
+
+def test_a_checkpoint_that_was_being_written_is_passed_over(finished, tmp_path):
+    recipe = dataclasses.replace(finished, output_dir=str(tmp_path / "out"))
+    directory = tmp_path / "out" / "stage1"
+    shutil.copytree(Path(finished.output_dir) / "stage1", directory)
+    (directory / "stage_result.json").unlink()
+    (directory / "checkpoint-4" / "trainer_state.json").unlink()
+    run_stage(recipe, "stage1", resume=True)
+    expected = adapter_state(Path(finished.output_dir) / "stage1")
+    assert all(torch.equal(value, expected[name]) for name, value in adapter_state(directory).items())
+
+
 def test_an_earlier_run_is_not_overwritten(finished, content, tmp_path):
     with pytest.raises(ValueError, match="holds an earlier run"):
         run_stage(finished, "stage1")

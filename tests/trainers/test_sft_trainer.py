@@ -2,7 +2,6 @@ import itertools
 import logging
 import shutil
 
-import datasets
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -248,20 +247,15 @@ def test_streams_train_and_resume(tmp_path, processor):
 
 
 def test_batch_of_unusable_rows_has_no_loss(tmp_path, processor, caplog):
-    rows = make_rows(2)
-    rows = datasets.Dataset.from_list(
-        [
-            {**row, "image": {"bytes": b"broken", "path": None}}
-            for row in rows.cast_column("image", datasets.Image(decode=False))
-        ],
-        features=datasets.Features({**rows.features, "image": datasets.Image(decode=False)}),
-    )
+    trainer = make_trainer(tmp_path, processor, stage="stage3")
+    broken = [{**row, "image": {"bytes": b"broken", "path": None}, "index": i} for i, row in enumerate(make_rows(2))]
     with caplog.at_level(logging.WARNING):
-        trainer = make_trainer(tmp_path, processor, rows=rows, stage="stage3", max_steps=1, weight_decay=0.0)
-        before = trainable_state(trainer)
-        trainer.train()
-    assert losses(trainer) == [0.0]
-    assert all(torch.equal(before[n], p) for n, p in trainable_state(trainer).items())
+        loss = trainer.compute_loss(trainer.model.train(), trainer.data_collator(broken))
+    loss.backward()
+    assert loss.item() == 0.0
+    gradients = [p.grad for p in trainer.model.parameters() if p.grad is not None]
+    assert gradients
+    assert not any(gradient.any() for gradient in gradients)
     assert trainer.bad_rows.summary() == {"rows": 2}
     assert "Row 0 of 'rows' picture cannot be read" in caplog.text
 

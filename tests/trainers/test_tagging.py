@@ -229,6 +229,24 @@ def test_an_interrupted_data_set_goes_on(tagger, dataset, tmp_path):
     assert tags == [["from before"], *by_hand(tagger, [picture(i) for i in range(1, 5)])]
 
 
+def test_a_data_set_interrupted_before_the_cleaning_up_is_finished(tagger, dataset, tmp_path, monkeypatch):
+    progress = tmp_path / "tagged.tags.jsonl"
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.unlink", lambda self, **kwargs: exec("raise KeyboardInterrupt"))
+        with pytest.raises(KeyboardInterrupt):
+            tag_to_dataset(tagger, ImageColumn(dataset), tmp_path / "tagged")
+    assert progress.exists()
+    report = tag_to_dataset(tagger, ImageColumn(dataset), tmp_path / "tagged")
+    assert (report.tagged, report.present) == (0, len(dataset))
+    assert not progress.exists()
+    with pytest.raises(ValueError, match="exists already"):
+        tag_to_dataset(tagger, ImageColumn(dataset), tmp_path / "tagged")
+    # Another's directory beside somebody's progress is no result.
+    progress.write_text('{"row": 0, "tags": []}\n')
+    with pytest.raises(ValueError, match="is not the data set whose tags are in"):
+        tag_to_dataset(tagger, ImageColumn(dataset), tmp_path / "tagged")
+
+
 def test_nothing_is_overwritten(tagger, dataset, tmp_path):
     (tmp_path / "there").mkdir()
     with pytest.raises(ValueError, match="exists"):
@@ -419,3 +437,35 @@ def test_no_record_is_lost_or_repeated(tmp_path_factory, entries, processes, ran
     assert len(found) == len(entries)
     assert {record["name"]: record for record in found} == {entry["name"]: entry for entry in entries}
     assert [item.name for item in path.parent.iterdir()] in ([path.name], [])
+
+
+def test_images_of_every_suffix_and_in_linked_folders_are_found(tmp_path):
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    for folder in (root / "sub", elsewhere):
+        folder.mkdir(parents=True)
+    for name in ("a.jfif", "b.AVIF", "c.jpe", "sub/d.png"):
+        (root / name).touch()
+    (elsewhere / "e.png").touch()
+    (root / "linked").symlink_to(elsewhere)
+    (root / "sub" / "upwards").symlink_to(root)
+    assert list(ImageFolder(root).names) == ["a.jfif", "b.AVIF", "c.jpe", "linked/e.png", "sub/d.png"]
+
+
+def test_thresholds_and_scores(tagger, folder, tmp_path):
+    images = ImageFolder(folder)
+    output = tmp_path / "tags.jsonl"
+    tag_images(tagger, images, output, thresholds=0.0, scores_column="scores", batch_size=2)
+    records = [json.loads(line) for line in output.read_text().splitlines()]
+    assert len(records) == len(NAMES)
+    for record, index in zip(records, range(len(NAMES))):
+        (expected,) = tagger.scores(picture_as_saved(folder, record["file_name"]), thresholds=0.0)
+        assert record["tags"] == list(expected)
+        assert set(record["tags"]) == {tag.strip() for tag in TAGS}, index
+        assert record["scores"] == pytest.approx(list(expected.values()), abs=1e-3)
+    tag_to_dataset(tagger, images, tmp_path / "set", thresholds=1.0, scores_column="scores")
+    assert datasets.load_from_disk(str(tmp_path / "set"))["scores"][:] == [[]] * len(NAMES)
+
+
+def picture_as_saved(folder, name):
+    with PIL.Image.open(folder / name) as image:
+        return image.convert("RGB")

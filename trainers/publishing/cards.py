@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import CardData, RepoCard
+from huggingface_hub import RepoCard
 
+from trainers.publishing.markdown import card_text, markdown_table
 from trainers.publishing.selection import ADAPTER, CHECKPOINT, CONFIG, Selection, read_json, read_safetensors_header
 from trainers.publishing.traces import is_local
 
@@ -32,16 +33,14 @@ _ADAPTER = """# {name}
 
 An adapter for a LION (JiuTian-LION, CVPR 2024, [arXiv 2311.11860](https://arxiv.org/abs/2311.11860)), made with PEFT.
 
-| what | value |
-|---|---|
-{rows}
-
+{table}
 ## Use
 
 ```python
 from peft import PeftModel
 
-from modeling_lion import LionForConditionalGeneration  # also registers the method with PEFT
+import modeling_lion.peft_lion  # registers the method with PEFT
+from modeling_lion import LionForConditionalGeneration
 
 base = LionForConditionalGeneration.from_pretrained("{base_model}")
 model = PeftModel.from_pretrained(base, "{repo_id}")
@@ -72,19 +71,19 @@ def make_card(selection: Selection, repo_id: str, base_model: str | None = None)
     rows = {label: config[field] for label, field in _ADAPTER_ROWS.items() if config.get(field)}
     rows["parameters"] = f"{_count_parameters(selection, '.')[0]:,}"
     text = _ADAPTER.format(
-        name=repo_id.rpartition("/")[2], rows=_table(rows), repo_id=repo_id, base_model=base_model or "BASE_MODEL"
+        name=repo_id.rpartition("/")[2], table=_table(rows), repo_id=repo_id, base_model=base_model or "BASE_MODEL"
     )
-    return f"---\n{CardData(**metadata).to_yaml()}\n---\n\n{text}"
+    return card_text(metadata, text)
 
 
 def _checkpoint_card(selection: Selection, repo_id: str) -> str:
     from configuration_lion import LionConfig, RamConfig  # load transformers, which an adapter's card can do without
-    from modeling_lion.card_lion import CardFacts, render_card
     from modeling_lion.hub_lion import TAGGER_SUBFOLDER
+    from trainers.publishing.lion_card import CardFacts, render_card
 
     config = read_json(selection.files[CONFIG[CHECKPOINT]])
     if config.get("model_type") != LionConfig.model_type:
-        return f"---\nlibrary_name: transformers\n---\n\n# {repo_id.rpartition('/')[2]}\n"
+        return card_text({"library_name": "transformers"}, f"# {repo_id.rpartition('/')[2]}\n")
     parameters, dtype = _count_parameters(selection, ".")
     tagger = f"{TAGGER_SUBFOLDER}/{CONFIG[CHECKPOINT]}"
     has_tagger = tagger in selection.files
@@ -128,15 +127,39 @@ def finish_card(text: str, repo_id: str, base_model: str | None = None) -> str:
     return str(card)
 
 
+def tag_card(tags: str | Iterable[str] = (), dataset_name: str | None = None) -> Callable[[str], str]:
+    """
+    A function that adds to a card's metadata.
+
+    Args:
+        tags: beside those it has.
+        dataset_name: a data set on the Hub.
+    """
+    wanted = [tags] if isinstance(tags, str) else list(tags)
+
+    def edit(text: str) -> str:
+        card = RepoCard(text)
+        had = list(card.data.get("tags") or [])
+        card.data["tags"] = had + [tag for tag in dict.fromkeys(wanted) if tag not in had] or None
+        if dataset_name is not None:
+            named = card.data.get("datasets") or []
+            named = [named] if isinstance(named, str) else list(named)
+            card.data["datasets"] = named if dataset_name in named else [*named, dataset_name]
+        return str(card)
+
+    return edit
+
+
 def _names_local_base(tag: Any) -> bool:
     return isinstance(tag, str) and tag.startswith("base_model:") and is_local(tag.rpartition(":")[2])
 
 
 def _table(rows: Mapping[str, Any]) -> str:
-    return "\n".join(
-        f"| {label} | {', '.join(f'`{entry}`' for entry in value) if isinstance(value, list) else value} |"
+    cells = [
+        (label, ", ".join(f"`{entry}`" for entry in value) if isinstance(value, list) else str(value))
         for label, value in rows.items()
-    )
+    ]
+    return markdown_table(["what", "value"], cells)
 
 
 def _count_parameters(selection: Selection, folder: str) -> tuple[int, str]:

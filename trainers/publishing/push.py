@@ -13,7 +13,16 @@ from typing import Any
 
 from trainers.publishing.cards import finish_card, is_written, make_card
 from trainers.publishing.hub import HubRepo, check_name
-from trainers.publishing.selection import ADAPTER, CARD, CONFIG, Selection, read_json, select, stale_files
+from trainers.publishing.selection import (
+    ADAPTER,
+    CARD,
+    CONFIG,
+    Selection,
+    read_json,
+    read_text,
+    select,
+    stale_files,
+)
 from trainers.publishing.traces import Machine, TracesError, is_local, without_origins
 
 
@@ -150,7 +159,7 @@ def _clean(contents: dict[str, Path | bytes], base_model: str | None) -> list[st
 
 def _own_card(selection: Selection) -> str | None:
     """The card in the directory, if somebody has written it."""
-    text = selection.files[CARD].read_text(encoding="utf-8") if CARD in selection.files else None
+    text = read_text(selection.files[CARD]) if CARD in selection.files else None
     return text if is_written(text) else None
 
 

@@ -23,7 +23,16 @@ _IMAGES = frozenset({".gif", ".jpeg", ".jpg", ".png", ".webp"})
 _NAMES = frozenset({"LICENSE", "NOTICE"})
 _PICKLED = frozenset({".bin", ".ckpt", ".h5", ".msgpack", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth"})
 # What a training run leaves behind, with paths, host names and settings of the machine it ran on.
-_OF_TRAINING = frozenset({"recipe.json", "stage_result.json", "trainer_state.json", "training_args.json"})
+_OF_TRAINING = frozenset(
+    {
+        "base_figures.json",
+        "finetune_result.json",
+        "recipe.json",
+        "stage_result.json",
+        "trainer_state.json",
+        "training_args.json",
+    }
+)
 _FOLDERS_OF_TRAINING = re.compile(r"checkpoint-\d+|global_step\d+|runs|logs|tags|wandb|tensorboard|.*\.partial")
 _INDEX = ".index.json"
 _SHARDS = r"(?:-\d+-of-\d+)?\.(?:bin|safetensors)(?:\.index\.json)?"
@@ -70,7 +79,7 @@ def select(directory: str | os.PathLike) -> Selection:
     files, left_out = {}, {}
     for path in _walk(directory):
         name = path.relative_to(directory).as_posix()
-        reason = "a training run's" if path.is_dir() else _reason_to_leave_out(path)
+        reason = _reason_to_leave_out(path, directory)
         if reason:
             left_out[name] = reason
         else:
@@ -131,26 +140,55 @@ def read_safetensors_header(path: Path) -> dict[str, Any]:
 
 
 def _walk(directory: Path) -> Iterator[Path]:
-    """All files in sorted order, and the folders of training runs as a whole."""
+    """All files in sorted order; the folders of training runs, and linked ones, as a whole."""
     for path in sorted(directory.iterdir()):
         if path.name.startswith(".") or path.name == "__pycache__":
             continue
-        if not path.is_dir():
+        if not path.is_dir() or path.is_symlink() or _FOLDERS_OF_TRAINING.fullmatch(path.name):
             yield path
-        elif _FOLDERS_OF_TRAINING.fullmatch(path.name):
-            yield path
-        elif not path.is_symlink():
+        else:
             yield from _walk(path)
 
 
-def _reason_to_leave_out(path: Path) -> str | None:
+def _reason_to_leave_out(path: Path, directory: Path) -> str | None:
+    if path.is_symlink() and not _stays_inside(path, directory):
+        return "a link that leads out of the directory"
+    if path.is_dir():
+        return "a link to a folder" if path.is_symlink() else "a training run's"
+    if not path.exists():
+        return "a link that leads nowhere"
     if path.suffix in _PICKLED:
         return "pickled, or not known to be free of pickles"
+    if ".partial" in path.suffixes:
+        return "unfinished"
     if path.name in _OF_TRAINING or ".tfevents." in path.name:
         return "a training run's"
     if path.name in _NAMES or path.suffix in _SUFFIXES or path.suffix in _IMAGES:
         return None
     return "of a kind that no checkpoint needs"
+
+
+def _stays_inside(path: Path, directory: Path) -> bool:
+    """Whether a link leads to a place in the directory, or to where the Hub's cache keeps a snapshot's files."""
+    target, root = path.resolve(), directory.resolve()
+    return target.is_relative_to(root) or (
+        root.parent.name == "snapshots" and target.parent == root.parent.parent / "blobs"
+    )
+
+
+def read_text(path: Path) -> str:
+    """
+    What a text file holds.
+
+    Raises:
+        ValueError: it is not in UTF-8; the file is named.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not text in UTF-8: byte {error.start} is {error.object[error.start]:#04x}"
+        ) from None
 
 
 def _check_weights(directory: Path, kind: str, files: Mapping[str, Path]) -> None:
@@ -185,7 +223,7 @@ def _check_code(directory: Path, files: Mapping[str, Path]) -> None:
         seen.add(file)
         if file not in files:
             raise ValueError(f"{directory} is incomplete: its code needs {file}, which is not there")
-        wanted += [f"{module}.py" for module in _RELATIVE_IMPORT.findall(files[file].read_text(encoding="utf-8"))]
+        wanted += [f"{module}.py" for module in _RELATIVE_IMPORT.findall(read_text(files[file]))]
 
 
 def _names(entry: Any) -> list[str]:

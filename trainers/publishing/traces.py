@@ -14,6 +14,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from huggingface_hub import get_token
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from trainers.publishing.selection import read_safetensors_header
 
@@ -22,7 +24,6 @@ from trainers.publishing.selection import read_safetensors_header
 _ORIGINS = frozenset(
     {"_name_or_path", "name_or_path", "base_model_name_or_path", "tokenizer_file", "vocab_file", "merges_file"}
 )
-_REPO_NAME = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
 
 _TOKENIZERS = frozenset({"merges.txt", "tokenizer.json", "vocab.json", "vocab.txt"})
 _PROSE = frozenset({".md", ".txt"})
@@ -188,7 +189,13 @@ def is_local(name: Any) -> bool:
     """Whether a name, as the libraries note them, is of a place on this machine rather than of a repo on the Hub."""
     if not isinstance(name, str) or not name:
         return False
-    return _REPO_NAME.fullmatch(name) is None or name.startswith((".", "~")) or os.path.exists(name)
+    if os.path.exists(name):
+        return True
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return True
+    return False
 
 
 def without_origins(config: Any, base_model: str | None = None) -> Any:

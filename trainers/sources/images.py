@@ -148,7 +148,7 @@ def perceptual_hash(image: PIL.Image.Image) -> int | None:
         `int` or `None`: none for an image with next to no contrast, whose bits would be noise.
     """
     image.draft("L", (4 * _SAMPLED_SIDE, 4 * _SAMPLED_SIDE))
-    gray = image.convert("L").resize((_SAMPLED_SIDE, _SAMPLED_SIDE), PIL.Image.Resampling.BOX)
+    gray = image.convert("L").resize((_SAMPLED_SIDE, _SAMPLED_SIDE), PIL.Image.Resampling.LANCZOS)
     pixels = np.asarray(gray, dtype=np.float64)
     if pixels.std() < _LEAST_CONTRAST:
         return None

@@ -15,6 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from trainers.atomic import write_json, write_text
 from trainers.record import RECORD_ERRORS, Record, describe_problem
 from trainers.rows import find_text_problem
 from trainers.sources.held_out import HeldOut, find_held_out, parse_names
@@ -251,18 +252,12 @@ class _Preparation:
 
     def save_state(self, state: SourceReport) -> None:
         self.reports.mkdir(parents=True, exist_ok=True)
-        _replace(self.report_path, json.dumps(asdict(state), indent=2))
+        write_json(self.report_path, asdict(state))
 
 
 def _identity(path: Path) -> list[str | int]:
     status = path.stat()
     return [str(path), status.st_size, status.st_mtime_ns]
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 class _SplitPreparation:
@@ -321,8 +316,10 @@ class _SplitPreparation:
             "bad_images": [name for name, path in self.images.items() if path is None],
             "report": asdict(self.report),
         }
-        _replace(self.progress_path, json.dumps(progress))
+        write_text(self.progress_path, json.dumps(progress))
         self.preparation.save_state(self.state)
+        rows = sum(self.report.rows.values())
+        logger.info("%s (%s): %d records, %d rows", self.source.name, self.split, self.report.records, rows)
 
     def run(self) -> None:
         context = {"held_out": self.preparation.held_out.images}

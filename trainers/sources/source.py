@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from processing_lion import TASKS, format_prompt
+from processing_lion import LEVELS, format_prompt
 from trainers.record import Record
 
 
@@ -111,8 +111,8 @@ class RowKind:
     splits: tuple[str, ...] = ("train",)
 
     def __post_init__(self) -> None:
-        if self.level not in TASKS:
-            raise ValueError(f"level must be one of {', '.join(TASKS)}, got {self.level!r}")
+        if self.level not in LEVELS:
+            raise ValueError(f"level must be one of {', '.join(LEVELS)}, got {self.level!r}")
 
     @property
     def weight(self) -> float:

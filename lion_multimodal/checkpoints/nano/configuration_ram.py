@@ -7,6 +7,18 @@ from typing import Any, ClassVar
 
 from transformers import PretrainedConfig, SwinConfig
 
+from .validation_lion import (
+    ACTIVATION,
+    DROPOUT,
+    NOT_NEGATIVE,
+    POSITIVE,
+    POSITIVE_INTEGER,
+    PROBABILITY,
+    SWIN_FIELDS,
+    check_fields,
+    make_config,
+)
+
 
 DEFAULT_THRESHOLD = 0.68
 
@@ -37,6 +49,29 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "projection_dim": 64,
         "num_tags": 32,
     },
+}
+
+
+_FIELDS = {
+    **dict.fromkeys(
+        [
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "intermediate_size",
+            "projection_dim",
+            "num_tags",
+        ],
+        POSITIVE_INTEGER,
+    ),
+    "hidden_act": ACTIVATION,
+    "hidden_dropout_prob": DROPOUT,
+    "attention_probs_dropout_prob": DROPOUT,
+    "layer_norm_eps": POSITIVE,
+    "loss_gamma_neg": NOT_NEGATIVE,
+    "loss_gamma_pos": NOT_NEGATIVE,
+    "loss_clip": DROPOUT,
+    "initializer_range": NOT_NEGATIVE,
 }
 
 
@@ -105,7 +140,9 @@ class RamConfig(PretrainedConfig):
         self.projection_dim = projection_dim
         self.tags = _as_tag_list("tags", tags)
         self.tags_zh = _as_tag_list("tags_zh", tags_zh)
-        if num_tags is None:
+        if num_tags is not None:
+            check_fields("", {"num_tags": num_tags}, _FIELDS)
+        else:
             num_tags = 4585 if self.tags is None else len(self.tags)
         self.num_tags = num_tags
         self.thresholds = _as_thresholds(thresholds, num_tags)
@@ -138,17 +175,7 @@ class RamConfig(PretrainedConfig):
         return cls(**{**fields, **overrides})
 
     def _validate(self) -> None:
-        for name in (
-            "hidden_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "intermediate_size",
-            "projection_dim",
-            "num_tags",
-        ):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a positive integer, got {value!r}")
+        check_fields("", self, _FIELDS)
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"num_attention_heads ({self.num_attention_heads}) must divide hidden_size ({self.hidden_size})"
@@ -157,11 +184,6 @@ class RamConfig(PretrainedConfig):
             values = getattr(self, name)
             if values is not None and len(values) != self.num_tags:
                 raise ValueError(f"{name} must have one entry per tag: got {len(values)} for num_tags={self.num_tags}")
-        for name in ("loss_gamma_neg", "loss_gamma_pos"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)!r}")
-        if not 0 <= self.loss_clip < 1:
-            raise ValueError(f"loss_clip must be in [0, 1), got {self.loss_clip!r}")
         _validate_swin(self.vision_config)
 
 
@@ -169,19 +191,20 @@ def _as_swin_config(value: SwinConfig | dict[str, Any] | None) -> SwinConfig:
     if value is None:
         return SwinConfig(**copy.deepcopy(_SWIN_LARGE))
     if isinstance(value, SwinConfig):
+        check_fields("vision_config", value, SWIN_FIELDS)
         return value
     if isinstance(value, dict):
         model_type = value.get("model_type", "swin")
         if model_type != "swin":
             raise ValueError(f"vision_config must be of model_type 'swin', got {model_type!r}")
-        return SwinConfig(**value)
+        return make_config("vision_config", SwinConfig, value, SWIN_FIELDS)
     raise ValueError(f"vision_config must be a SwinConfig, a dict or None, got {type(value).__name__}")
 
 
 def _as_tag_list(name: str, value: Any) -> list[str] | None:
     if value is None:
         return None
-    if isinstance(value, str) or not all(isinstance(tag, str) for tag in value):
+    if not isinstance(value, (list, tuple)) or not all(isinstance(tag, str) for tag in value):
         raise ValueError(f"{name} must be a list of strings, one per tag")
     return list(value)
 
@@ -189,11 +212,16 @@ def _as_tag_list(name: str, value: Any) -> list[str] | None:
 def _as_thresholds(value: Any, num_tags: int) -> list[float]:
     if value is None:
         value = DEFAULT_THRESHOLD
-    thresholds = [float(value)] * num_tags if isinstance(value, (int, float)) else [float(item) for item in value]
-    outside = [item for item in thresholds if not 0 <= item <= 1]
+    accepts, words = PROBABILITY
+    if accepts(value):
+        return [float(value)] * num_tags
+    if isinstance(value, str) or not hasattr(value, "__iter__"):
+        raise ValueError(f"thresholds must be {words}, or one for each tag, got {value!r:.100}")
+    thresholds = list(value)
+    outside = [item for item in thresholds if not accepts(item)]
     if outside:
         raise ValueError(f"thresholds must be probabilities in [0, 1], got {outside[0]!r}")
-    return thresholds
+    return [float(item) for item in thresholds]
 
 
 def _validate_swin(config: SwinConfig) -> None:
@@ -221,3 +249,6 @@ def _validate_swin(config: SwinConfig) -> None:
 
 
 __all__ = ["RamConfig"]
+
+
+# Made by write_code, of all code in this folder: 5616f0bd4990f79f3734180469378853

@@ -1,5 +1,6 @@
 """Boxes as LION writes them: text to numbers and back, fractions to pixels."""
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 
@@ -10,7 +11,7 @@ Box = tuple[float, float, float, float]
 
 # A group in brackets that holds no further brackets; what is a box among these is decided number by number.
 _GROUP = re.compile(r"\[([^\[\]()]{7,})\]|\(([^\[\]()]{7,})\)")
-_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)", re.ASCII)
+NUMBER = r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
 # How far outside [0, 1] a coordinate may lie and still be taken for a fraction rather than for pixels.
 _TOLERANCE = 0.1
 
@@ -21,7 +22,7 @@ def _read_group(content: str) -> list[Box]:
     for part in content.strip().rstrip(";").split(";"):
         # Between commas, blanks are strays ("0. 440"); without commas they separate.
         numbers = [re.sub(r"\s+", "", number) for number in part.split(",")] if "," in part else part.split()
-        if len(numbers) != 4 or not all(_NUMBER.fullmatch(number) for number in numbers):
+        if len(numbers) != 4 or not all(re.fullmatch(NUMBER, number) for number in numbers):
             return []
         values = [float(number) for number in numbers]
         if not all(-_TOLERANCE <= value <= 1 + _TOLERANCE for value in values):
@@ -67,8 +68,11 @@ def format_box(box: Iterable[float]) -> str:
     Raises:
         ValueError: not four numbers, outside [0, 1], or corners in the wrong order.
     """
-    values = [float(value) for value in box]
-    if len(values) != 4:
+    try:
+        values = [float(value) for value in box]
+    except (TypeError, ValueError):
+        raise ValueError(f"box must hold 4 numbers (x1, y1, x2, y2), got {box!r:.100}") from None
+    if len(values) != 4 or isinstance(box, str):
         raise ValueError(f"box must hold 4 numbers (x1, y1, x2, y2), got {len(values)}")
     if not all(0.0 <= value <= 1.0 for value in values):  # also false for NaN
         raise ValueError(f"box must hold fractions of width and height in [0, 1], got {values}")
@@ -86,9 +90,12 @@ def to_pixels(boxes: Sequence[Sequence[float]], image_size: tuple[int, int]) -> 
     Returns:
         The boxes in pixels, float32 of shape (N, 4).
     """
-    height, width = (int(edge) for edge in image_size)
-    if height <= 0 or width <= 0:
-        raise ValueError(f"image_size must be (height, width) in pixels, got {tuple(image_size)}")
+    try:
+        height, width = (float(edge) for edge in image_size)
+    except (TypeError, ValueError):
+        height = width = math.nan
+    if not (0 < height < math.inf and 0 < width < math.inf):
+        raise ValueError(f"image_size must be (height, width) in pixels, got {image_size!r:.100}")
     scale = torch.tensor([width, height, width, height], dtype=torch.float32)
     return torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4) * scale
 
@@ -98,11 +105,22 @@ def intersection_over_union(first: Sequence[float], second: Sequence[float]) -> 
     Overlap of two boxes `(x1, y1, x2, y2)` with x1 <= x2 and y1 <= y2 in any one unit: the area that they share over
     the area that they cover together; 0.0 where that is zero.
     """
+    first, second = _box("first", first), _box("second", second)
     width = min(first[2], second[2]) - max(first[0], second[0])
     height = min(first[3], second[3]) - max(first[1], second[1])
     shared = max(0.0, width) * max(0.0, height)
     covered = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (first, second)) - shared
     return shared / covered if covered > 0 else 0.0
+
+
+def _box(name: str, box: Sequence[float]) -> list[float]:
+    try:
+        values = [float(edge) for edge in box]
+    except (TypeError, ValueError):
+        values = []
+    if len(values) != 4 or isinstance(box, (str, bytes)):
+        raise ValueError(f"`{name}` must be a box of 4 numbers (x1, y1, x2, y2), got {box!r:.100}")
+    return values
 
 
 def box_iou(boxes1: torch.Tensor, boxes2: torch.Tensor) -> torch.Tensor:
@@ -121,12 +139,24 @@ def box_iou(boxes1: torch.Tensor, boxes2: torch.Tensor) -> torch.Tensor:
 
 _ANSWER_PREFIX = re.compile(r"^(?:the\s+)?answers?\b\s*(?:is\b|are\b)?\s*[:=]?\s*", re.IGNORECASE)
 # What joins a phrase to its box or to the phrase before, and is no part of it.
-_JOINTS = re.compile(r"^(?:(?:and|at)\b|[\s,;:.-])+|(?:\b(?:is|are|at|located)|[\s,;:.=-])+$", re.IGNORECASE)
+_HEAD_JOINTS = re.compile(r"(?:(?:and|at)\b|[\s,;:.-])*", re.IGNORECASE)
+_TAIL_WORD = re.compile(r"(?<!\w)(?:is|are|at|located)\Z", re.IGNORECASE)
+_TAIL_MARKS = " \t\n\r\f\v,;:.=-"
+_LONGEST_TAIL_WORD = len("located") + 1
 
 
 def _label(text: str) -> str:
-    text = _ANSWER_PREFIX.sub("", text.strip())
-    return _JOINTS.sub("", text)
+    text = _ANSWER_PREFIX.sub("", text.strip(), count=1)
+    text = text[_HEAD_JOINTS.match(text).end() :]  # type: ignore[union-attr]  # it matches nothing, too
+    # From the end, mark by mark and word by word: as one expression, it would look at every run of blanks within.
+    end = len(text)
+    while True:
+        while end and (text[end - 1] in _TAIL_MARKS or text[end - 1].isspace()):
+            end -= 1
+        match = _TAIL_WORD.search(text[max(0, end - _LONGEST_TAIL_WORD) : end])
+        if match is None:
+            return text[:end]
+        end -= len(match[0])
 
 
 def label_boxes(text: str) -> list[tuple[str, Box]]:

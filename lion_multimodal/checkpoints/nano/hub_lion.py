@@ -1,7 +1,9 @@
 """Self-contained repos: models that save their code, and how a complete repo is written."""
 
 import copy
+import inspect
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -46,6 +48,9 @@ class SelfContainedModel(PreTrainedModel):
     _modules_to_not_quantize: ClassVar[tuple[str, ...]] = ()
 
     hub_revision: str | None = None
+    # What loading found wrong with the weights: names without weights (each with the state its parameter was in),
+    # weights without a name, and names whose weights have another shape.
+    _loading_record: dict[str, Any] | None = None
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
@@ -53,14 +58,56 @@ class SelfContainedModel(PreTrainedModel):
         As in transformers. The model's `hub_revision` is the commit, branch or tag that it was loaded from.
 
         A `quantization_config` that names no modules to leave out leaves out those of `_modules_to_not_quantize`.
+
+        Raises:
+            OSError: a directory has no `config.json`. (transformers 5 would take the default configuration, and fill
+                a model of several gigabytes with random numbers.)
         """
+        if kwargs.get("config") is None:
+            _check_config_file(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
         if kwargs.get("quantization_config") is not None:
             kwargs["quantization_config"] = cls._spare_modules(kwargs["quantization_config"])
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded  # with `output_loading_info`
+        with_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        model._record_loading(info, changed=bool(cls._config_fields() & set(kwargs)))
         # transformers 4 notes the commit in the configuration, 5 hands it on as revision.
         model.hub_revision = getattr(model.config, "_commit_hash", None) or kwargs.get("revision")
-        return loaded
+        return (model, info) if with_info else model
+
+    @classmethod
+    def _config_fields(cls) -> set[str]:
+        return set(inspect.signature(cls.config_class.__init__).parameters) - {"self", "kwargs"}
+
+    def _record_loading(self, info: dict[str, Any], changed: bool) -> None:
+        parameters = dict(self.named_parameters())
+        self._loading_record = {
+            # The version counts changes in place, such as an optimiser's: what has been trained since is not missing.
+            "missing": {name: getattr(parameters.get(name), "_version", 0) for name in info["missing_keys"]},
+            # Who asks for another configuration than the files' (`adapter_config={"adapters": []}`) leaves weights out.
+            "unexpected": [] if changed else sorted(info["unexpected_keys"]),
+            "mismatched": sorted(str(entry[0]) for entry in info["mismatched_keys"]),
+        }
+
+    def loading_problems(self) -> list[str]:
+        """
+        What `from_pretrained` found wrong with the weights, a sentence each: names for which the files hold none (and
+        which nothing has changed since), weights that belong nowhere, and weights of another shape.
+        """
+        record = self._loading_record
+        if record is None:
+            return []
+        parameters = dict(self.named_parameters())
+        missing = [
+            name
+            for name, version in record["missing"].items()
+            if getattr(parameters.get(name), "_version", 0) == version
+        ]
+        kinds = {
+            "the files hold no weights for": sorted(missing),
+            "the files hold weights that the configuration has no place for:": record["unexpected"],
+            "the files hold weights of another shape for": record["mismatched"],
+        }
+        return [f"{what} {_enumerate(names)}" for what, names in kinds.items() if names]
 
     @classmethod
     def _spare_modules(cls, quantization_config: Any) -> Any:
@@ -107,6 +154,22 @@ class SelfContainedModel(PreTrainedModel):
             if push_to_hub:
                 # transformers sends what it wrote itself. This saves again, to a folder that is sent as a whole.
                 self.push_to_hub(repo_id, **push_arguments)
+
+
+def _check_config_file(name_or_path: str | os.PathLike, subfolder: str) -> None:
+    folder = Path(name_or_path, subfolder)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise OSError(
+                f"{folder} is an adapter, not a checkpoint: it has adapter_config.json and no config.json. Load its "
+                "base with `from_pretrained`, and the adapter on it with `peft.PeftModel.from_pretrained`."
+            )
+        raise OSError(f"{folder} is no checkpoint: it has no config.json.")
+
+
+def _enumerate(names: Sequence[str], most: int = 3) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def save_lion(save_directory: str | os.PathLike, model: Any, processor: Any, tagger: Any = None, **kwargs: Any) -> None:

@@ -1,64 +1,43 @@
 """
-The mixture of adapters and its task router (paper section 3.3; official `MoEAdapter` in the T5 feed-forward layers).
+The mixture of adapters and its router (paper section 3.3; official `MoEAdapter` in the T5 feed-forward layers).
 
-Which task a sample belongs to is an argument of one forward pass, never state of a module: the model opens a
-[`TaskRouting`] for its own thread, the adapters below read it. So samples of different tasks share a batch, and threads
-with different tasks share a model.
+Which level a sample belongs to, image or region, is an argument of one forward pass, never state of a module: the model
+makes a [`LevelRouting`] and hands it down through stack and block. So samples of both levels share a batch, and threads
+with different levels share a model.
 """
 
 import math
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 
-NUM_TASKS = 2
-
-_thread = threading.local()
+NUM_LEVELS = 2
 
 
-class TaskRouting:
+class LevelRouting:
     """
-    The tasks of one batch.
+    The levels of one batch.
 
     Args:
-        task_ids (`torch.LongTensor` of shape `(batch_size,)`): 0 = region-level, 1 = image-level.
+        level_ids (`torch.LongTensor` of shape `(batch_size,)`): 0 = region level, 1 = image level.
         reuse (`bool`, *optional*, defaults to `False`):
             Whether many steps follow with unchanged weights (generation). Adapters and router of a batch with one
-            task are then folded into one small bottleneck, once.
+            level are then folded into one small bottleneck, once.
     """
 
-    def __init__(self, task_ids: torch.LongTensor, reuse: bool = False):
-        self.task_ids = task_ids
-        self.single_task = None
+    def __init__(self, level_ids: torch.LongTensor, reuse: bool = False):
+        self.level_ids = level_ids
+        self.single_level = None
         if reuse:
-            present = task_ids.unique().tolist()
-            self.single_task = present[0] if len(present) == 1 else None
+            present = level_ids.unique().tolist()
+            self.single_level = present[0] if len(present) == 1 else None
         self.folded: dict[nn.Module, tuple[torch.Tensor, ...]] = {}
 
     def expand(self, rows: int) -> torch.LongTensor:
-        """Task of each of `rows` rows, where beams or candidates of a sample stand next to each other."""
-        return self.task_ids.repeat_interleave(rows // self.task_ids.shape[0])
-
-
-def active_routing() -> TaskRouting | None:
-    """The routing of the forward pass that this thread is in."""
-    return getattr(_thread, "routing", None)
-
-
-@contextmanager
-def route(routing: TaskRouting | None) -> Iterator[None]:
-    """Make `routing` the active one for this thread."""
-    previous = active_routing()
-    _thread.routing = routing
-    try:
-        yield
-    finally:
-        _thread.routing = previous
+        """Level of each of `rows` rows, where beams or candidates of a sample stand next to each other."""
+        return self.level_ids.repeat_interleave(rows // self.level_ids.shape[0])
 
 
 class LionAdapter(nn.Module):
@@ -84,28 +63,29 @@ class LionAdapter(nn.Module):
         nn.init.ones_(self.scale)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.scale * self.up_proj(F.relu(self.down_proj(hidden_states)))
+        bottleneck = F.relu(self.down_proj(hidden_states))  # (rows, sequence_length, bottleneck_size)
+        return self.scale * self.up_proj(bottleneck)  # (rows, sequence_length, hidden_size)
 
 
 class MixtureOfAdapters(nn.Module):
     """
-    What the adapters of one feed-forward sub-layer add to it: `sum_k ratios[k][task] * A_k(h)`.
+    What the adapters of one feed-forward sub-layer add to it: `sum_k ratios[k][level] * A_k(h)`.
 
     With one adapter there is no router and nothing to route. With two, `router_ratios` holds a vector of `hidden_size`
-    for each adapter and task (official `router_ratio1`, `router_ratio2`); they start as a switch that gives every
-    task its own adapter.
+    for each adapter and level (official `router_ratio1`, `router_ratio2`); they start as a switch that gives every
+    level its own adapter.
 
     Args:
         hidden_size (`int`): Width of the LLM (`d_model`).
         bottleneck_size (`int`): Width of each adapter's hidden layer.
-        num_adapters (`int`): 1, or one per task.
+        num_adapters (`int`): 1, or one per level.
     """
 
     def __init__(self, hidden_size: int, bottleneck_size: int, num_adapters: int):
         super().__init__()
         self.adapters = nn.ModuleList(LionAdapter(hidden_size, bottleneck_size) for _ in range(num_adapters))
         if num_adapters > 1:
-            self.router_ratios = nn.Parameter(torch.empty(num_adapters, NUM_TASKS, hidden_size))
+            self.router_ratios = nn.Parameter(torch.empty(num_adapters, NUM_LEVELS, hidden_size))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -113,41 +93,41 @@ class MixtureOfAdapters(nn.Module):
         if len(self.adapters) > 1:
             with torch.no_grad():
                 for k in range(len(self.adapters)):
-                    for task in range(NUM_TASKS):
-                        nn.init.constant_(self.router_ratios[k, task], float(k == task))
+                    for level in range(NUM_LEVELS):
+                        nn.init.constant_(self.router_ratios[k, level], float(k == level))
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, routing: LevelRouting | None = None) -> torch.Tensor:
         """
         Args:
             hidden_states (`torch.Tensor` of shape `(rows, sequence_length, hidden_size)`):
                 Input of the sub-layer, before its norm. `rows` is a multiple of the routing's batch size.
+            routing ([`LevelRouting`], *optional*): The levels of the batch; needed with two adapters.
 
         Returns:
             `torch.Tensor` of the same shape, in the dtype of the adapters.
 
         Raises:
-            RuntimeError: two adapters, but no active [`TaskRouting`].
+            RuntimeError: two adapters, but no routing.
         """
-        routing = active_routing()
         routed = len(self.adapters) > 1
         if routed and routing is None:
             raise RuntimeError(
-                "The mixture of adapters needs the task of every sample: call the LION model with `task_ids` instead "
+                "The mixture of adapters needs the level of every sample: call the LION model with `level_ids` instead "
                 "of calling its `language_model`."
             )
         # Under float16 the adapters stay in float32, because the residual stream of T5 may leave float16's range.
         # (Of the scale, because the weights of quantised layers are integers.)
         hidden_states = hidden_states.to(self.adapters[0].scale.dtype)
-        if routing is not None and routing.single_task is not None and self._can_fold():
+        if routing is not None and routing.single_level is not None and self._can_fold():
             if self not in routing.folded:
-                routing.folded[self] = self._fold(routing.single_task)
+                routing.folded[self] = self._fold(routing.single_level)
             down_weight, down_bias, up_weight, up_bias = routing.folded[self]
-            return F.linear(F.relu(F.linear(hidden_states, down_weight, down_bias)), up_weight, up_bias)
+            bottleneck = F.relu(F.linear(hidden_states, down_weight, down_bias))
+            return F.linear(bottleneck, up_weight, up_bias)  # (rows, sequence_length, hidden_size)
         if not routed or routing is None:
             return self.adapters[0](hidden_states)
-        # (num_adapters, rows, 1, hidden_size)
-        task_ids = routing.expand(hidden_states.shape[0]).to(self.router_ratios.device)
-        ratios = self.router_ratios[:, task_ids].unsqueeze(2)
+        level_ids = routing.expand(hidden_states.shape[0]).to(self.router_ratios.device)  # (rows,)
+        ratios = self.router_ratios[:, level_ids].unsqueeze(2)  # (num_adapters, rows, 1, hidden_size)
         return sum(ratio * adapter(hidden_states) for ratio, adapter in zip(ratios, self.adapters))
 
     def _can_fold(self) -> bool:
@@ -162,12 +142,13 @@ class MixtureOfAdapters(nn.Module):
         )
 
     @torch.no_grad()
-    def _fold(self, task: int) -> tuple[torch.Tensor, ...]:
-        """One bottleneck that does what all adapters and the router do for `task`."""
+    def _fold(self, level: int) -> tuple[torch.Tensor, ...]:
+        """One bottleneck that does what all adapters and the router do for `level`."""
         dtype = self.adapters[0].up_proj.weight.dtype
         gains = [adapter.scale.float() for adapter in self.adapters]
         if len(self.adapters) > 1:
-            gains = [gain * ratio.float() for gain, ratio in zip(gains, self.router_ratios[:, task])]
+            gains = [gain * ratio.float() for gain, ratio in zip(gains, self.router_ratios[:, level])]
+        # (num_adapters * bottleneck_size, hidden_size), and the other way round
         down_weight = torch.cat([adapter.down_proj.weight for adapter in self.adapters])
         down_bias = torch.cat([adapter.down_proj.bias for adapter in self.adapters])
         up_weight = torch.cat([g[:, None] * a.up_proj.weight for g, a in zip(gains, self.adapters)], dim=1)

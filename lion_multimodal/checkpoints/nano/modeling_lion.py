@@ -1,12 +1,11 @@
 """
 LION: InstructBLIP's vision tower and Q-Former and a T5, plus what LION adds: the vision aggregator's tokens, a mixture
-of adapters routed by task, and image tags behind a soft prompt (Chen et al., CVPR 2024, arXiv 2311.11860).
+of adapters routed by level, and image tags behind a soft prompt (Chen et al., CVPR 2024, arXiv 2311.11860).
 
-The encoder of the LLM reads `[Q-Former tokens ; aggregator tokens ; text]`. Read top to bottom: tower, output classes,
-model.
+The encoder of the LLM reads `[Q-Former tokens ; aggregator tokens ; text]`. Read top to bottom: parts, output
+class, model. The parts that have files of their own are the vision tower, the vision aggregator and the LLM.
 """
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -14,57 +13,24 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import (
-    GenerationConfig,
-    GenerationMixin,
-    InstructBlipQFormerModel,
-    InstructBlipVisionModel,
-    PreTrainedModel,
-)
-from transformers import __version__ as transformers_version
+from transformers import GenerationConfig, GenerationMixin, InstructBlipQFormerModel, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, logging
 
-from .configuration_lion import TASKS, LionConfig
+from .configuration_lion import LEVELS, LionConfig
+from .attention_lion import FLEX_TAKES_BIAS
 from .hub_lion import LION_AUTO_MAP, LION_PIPELINES, SelfContainedModel
 from .language_model_lion import LionT5ForConditionalGeneration
-from .mixture_of_adapters_lion import TaskRouting, route
+from .mixture_of_adapters_lion import LevelRouting
 from .vision_aggregator_lion import LionVisionAggregator, LionZeroInitLinear
+from .vision_model_lion import LionVisionModel
 from .remote_code_lion import LION_CODE
 
 
-_TRANSFORMERS_4 = int(transformers_version.split(".")[0]) < 5
-# The blocks of transformers 4 want an attention mask in second place; those of transformers 5 have none.
-_BLOCK_ARGUMENTS = (None,) if _TRANSFORMERS_4 else ()
+logger = logging.get_logger(__name__)
 
 _IGNORED_LABEL = -100
-
-
-class LionVisionModel(InstructBlipVisionModel):
-    """InstructBLIP's tower, which keeps the outputs of the blocks it is asked for and no others."""
-
-    def forward(
-        self,
-        pixel_values: torch.Tensor,
-        kept_blocks: Sequence[int] = (),
-        interpolate_pos_encoding: bool = False,
-    ) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
-        """
-        Args:
-            pixel_values (`torch.Tensor` of shape `(num_images, 3, height, width)`): Normalised pictures.
-            kept_blocks (`Sequence[int]`): 0-based blocks whose outputs to return, without a norm.
-
-        Returns:
-            The last block's output after `post_layernorm` (official `ln_vision`), and the kept outputs by block; each
-            of shape `(num_images, num_patches + 1, hidden_size)`.
-        """
-        hidden_states = self.embeddings(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding)
-        kept = {}
-        for index, block in enumerate(self.encoder.layers):
-            hidden_states = block(hidden_states, *_BLOCK_ARGUMENTS)
-            if index in kept_blocks:
-                kept[index] = hidden_states
-        return self.post_layernorm(hidden_states), kept
+_DEFAULT_LEVEL = "image_level"
 
 
 class LionLearnedTokens(nn.Module):
@@ -89,7 +55,8 @@ class LionAggregatorProjection(nn.Module):
         self.fc2 = nn.Linear(4 * hidden_size, output_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.fc2(F.gelu(self.fc1(hidden_states)))
+        widened = F.gelu(self.fc1(hidden_states))  # (num_images, num_patches + 1, 4 * hidden_size)
+        return self.fc2(widened)  # (num_images, num_patches + 1, output_size)
 
 
 @dataclass
@@ -127,13 +94,15 @@ class LionPreTrainedModel(SelfContainedModel):
     _supports_sdpa = True
     _supports_attention_backend = True
     _no_split_modules = [
-        "InstructBlipEncoderLayer",
         "InstructBlipQFormerEmbeddings",
         "InstructBlipQFormerLayer",
-        "LionVisionAggregatorLayer",
         "LionT5Block",
+        "LionVisionAggregatorLayer",
+        "LionVisionBlock",
     ]
-    _skip_keys_device_placement = "past_key_values"
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_flex_attn = FLEX_TAKES_BIAS
+    _can_compile_fullgraph = True
     _auto_map: ClassVar[dict[str, str]] = LION_AUTO_MAP
     _custom_pipelines: ClassVar[dict[str, Any]] = LION_PIPELINES
     _code: ClassVar[tuple[str, ...]] = LION_CODE
@@ -166,12 +135,11 @@ class LionPreTrainedModel(SelfContainedModel):
     @staticmethod
     def _load_pretrained_model(*args: Any, **kwargs: Any) -> Any:
         loaded = PreTrainedModel._load_pretrained_model(*args, **kwargs)
-        if _TRANSFORMERS_4:
-            # Weights on disk are found by their names in the files, where the embeddings have one of their three.
-            for index in (item for item in loaded if isinstance(item, dict)):
-                if (embeddings := index.get("language_model.shared.weight")) is not None:
-                    for stack in ("encoder", "decoder"):
-                        index[f"language_model.{stack}.embed_tokens.weight"] = embeddings
+        # transformers 4 finds weights on disk by their names in files, where the embeddings have one of their three.
+        for index in (item for item in loaded if isinstance(item, dict)):
+            if (embeddings := index.get("language_model.shared.weight")) is not None:
+                for stack in ("encoder", "decoder"):
+                    index.setdefault(f"language_model.{stack}.embed_tokens.weight", embeddings)
         return loaded
 
     def gradient_checkpointing_enable(
@@ -184,6 +152,22 @@ class LionPreTrainedModel(SelfContainedModel):
         super().gradient_checkpointing_enable(
             {"use_reentrant": False, **(gradient_checkpointing_kwargs or {})}, **kwargs
         )
+
+
+def pad_right(attention_mask: torch.Tensor, *others: torch.Tensor | None) -> list[Any]:
+    """
+    Move padding in front of a row behind it, in a mask `(batch_size, length)` and in what it belongs to: visual tokens
+    stand before the text, and what is between the two would part them.
+    """
+    leading = (attention_mask.cumsum(dim=1) == 0).sum(dim=1, keepdim=True)  # (batch_size, 1)
+    order = torch.arange(attention_mask.shape[1], device=attention_mask.device) + leading  # (batch_size, length)
+    order = order % attention_mask.shape[1]
+    return [None if rows is None else rows.gather(1, order.to(rows.device)) for rows in (attention_mask, *others)]
+
+
+def _refuse_inputs_embeds(kwargs: Mapping[str, Any]) -> None:
+    if kwargs.get("inputs_embeds") is not None:
+        raise ValueError("`inputs_embeds` can't be given: LION makes them from `input_ids` and the image.")
 
 
 class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
@@ -209,13 +193,9 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
     def __init__(self, config: LionConfig):
         super().__init__(config)
         vision_width, llm_width = config.vision_config.hidden_size, config.text_config.d_model
-        for tower, sub_config in (
-            (InstructBlipQFormerModel, config.qformer_config),
-            (LionT5ForConditionalGeneration, config.text_config),
-        ):
-            # transformers 4 has only the eager attention for these two.
-            if sub_config._attn_implementation == "sdpa" and not tower._supports_sdpa:
-                sub_config._attn_implementation = "eager"
+        # transformers 4 has only the eager attention for the Q-Former.
+        if config.qformer_config._attn_implementation == "sdpa" and not InstructBlipQFormerModel._supports_sdpa:
+            config.qformer_config._attn_implementation = "eager"
 
         self.vision_model = LionVisionModel(config.vision_config)
         if "qformer" in config.visual_branches:
@@ -236,7 +216,7 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
 
         if config.adapter_config.adapters:
             self._keep_in_fp32_modules = [*self._keep_in_fp32_modules, "adapter"]
-        self._active_branches = tuple(config.visual_branches)
+        self.set_active_branches(config.active_branches or config.visual_branches)
         # The official decoding; a checkpoint's generation_config.json takes its place.
         self.generation_config = GenerationConfig(
             num_beams=5,
@@ -262,11 +242,29 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         self.language_model.set_output_embeddings(new_embeddings)
 
-    def get_encoder(self, *args: Any, **kwargs: Any) -> nn.Module:
-        return self.language_model.get_encoder(*args, **kwargs)
+    def get_submodule(self, target: str) -> nn.Module:
+        # What PEFT's prompt learning asks every model for. It would put its embeddings in front of LION's and call
+        # `generate` without them.
+        if target == "embeddings.word_embeddings":
+            raise ValueError(
+                "Prompt learning (prompt, prefix and P-tuning) can't be used: LION makes the embeddings that its LLM "
+                "reads itself, visual tokens first. LoRA and LION_ADAPTER can."
+            )
+        return super().get_submodule(target)
 
-    def get_decoder(self, *args: Any, **kwargs: Any) -> nn.Module:
-        return self.language_model.get_decoder(*args, **kwargs)
+    def get_encoder(self, modality: str | None = None) -> nn.Module:
+        """The encoder of the LLM, or with `modality="image"` the vision tower."""
+        if modality not in (None, "text", "image"):
+            raise ValueError(f'`modality` must be "image", "text" or None, got {modality!r}.')
+        return self.vision_model if modality == "image" else self.language_model.get_encoder()
+
+    def get_decoder(self) -> nn.Module:
+        return self.language_model.get_decoder()
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens that the LLM knows."""
+        return self.language_model.config.vocab_size
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
         embeddings = self.language_model.resize_token_embeddings(*args, **kwargs)
@@ -278,9 +276,13 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
         """The visual branches whose tokens the LLM sees."""
         return self._active_branches
 
-    def set_active_branches(self, branches: Sequence[str]) -> None:
+    def set_active_branches(self, branches: Sequence[str], in_config: bool = True) -> None:
         """
         Restrict a model with two visual branches to one of them, as training stages 1 and 2 do, or lift that again.
+
+        Args:
+            branches (`Sequence[str]`): What the LLM sees.
+            in_config (`bool`): Whether a model that is saved now sees the same when it is loaded.
 
         Raises:
             ValueError: no branch, or one that the configuration doesn't have.
@@ -290,6 +292,9 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
                 f"`branches` must hold one or more of this model's {self.config.visual_branches}, got {list(branches)}."
             )
         self._active_branches = tuple(b for b in self.config.visual_branches if b in branches)
+        if in_config:
+            everything = len(self._active_branches) == len(self.config.visual_branches)
+            self.config.active_branches = None if everything else list(self._active_branches)
 
     def encode_images(self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False) -> LionImageFeatures:
         """
@@ -303,6 +308,7 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
         aggregator_config = self.config.aggregator_config
         with_aggregator = "aggregator" in self.active_branches
         kept_blocks = {aggregator_config.query_layer, *aggregator_config.context_layers} if with_aggregator else ()
+        # All of them (num_images, num_patches + 1, vision_hidden_size)
         image_embeds, kept = self.vision_model(
             pixel_values, kept_blocks=kept_blocks, interpolate_pos_encoding=interpolate_pos_encoding
         )
@@ -313,6 +319,7 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
             aggregated = self.vision_aggregator(
                 kept[aggregator_config.query_layer], [kept[i] for i in aggregator_config.context_layers]
             )
+            # (num_images, num_patches + 1, d_model)
             features["aggregator_embeds"] = self.aggregator_projection(self.aggregator_norm(aggregated))
         return features
 
@@ -335,6 +342,7 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
                 raise ValueError("`qformer_input_ids` is needed: the Q-Former reads the instruction.")
             image_embeds = image_features["image_embeds"]
             batch_size = qformer_input_ids.shape[0]
+            # (batch_size, num_query_tokens, qformer_hidden_size)
             queries = self.query_tokens().expand(batch_size, -1, -1).to(image_embeds.device)
             if qformer_attention_mask is None:
                 qformer_attention_mask = torch.ones_like(qformer_input_ids)  # type: ignore[assignment]
@@ -346,9 +354,11 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
                 encoder_hidden_states=image_embeds,
                 encoder_attention_mask=image_embeds.new_ones(image_embeds.shape[:2], dtype=torch.long),
             )
+            # Of (batch_size, num_query_tokens + qformer_length, qformer_hidden_size) what stands in the queries' places
             tokens.append(self.language_projection(outputs.last_hidden_state[:, : queries.shape[1]]))
         if "aggregator" in self.active_branches:
             tokens.append(image_features["aggregator_embeds"])
+        # (batch_size, num_image_tokens, d_model)
         return torch.cat([t.to(tokens[0].device, tokens[0].dtype) for t in tokens], dim=1)
 
     def prepare_encoder_inputs(
@@ -383,29 +393,46 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
                 "`input_ids`, or a single one for all (`image_features.select` repeats rows)."
             )
 
-        embeds = self.get_input_embeddings()(input_ids)
-        if soft_prompt_mask is not None:
-            prompt = self.soft_prompt().to(embeds.device, embeds.dtype)
-            embeds = torch.where(soft_prompt_mask.unsqueeze(-1).bool(), prompt, embeds)
-        visual = self.get_visual_embeds(image_features, qformer_input_ids, qformer_attention_mask)
+        missing = 0 if soft_prompt_mask is None else input_ids.shape[1] - soft_prompt_mask.shape[1]
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
+        elif missing:  # a mask of another length counts from the text's first token
+            attention_mask, input_ids = pad_right(attention_mask, input_ids)
+        else:
+            attention_mask, input_ids, soft_prompt_mask = pad_right(attention_mask, input_ids, soft_prompt_mask)
+        if qformer_attention_mask is not None:
+            qformer_attention_mask, qformer_input_ids = pad_right(qformer_attention_mask, qformer_input_ids)
+        embeds = self.get_input_embeddings()(input_ids)  # (batch_size, sequence_length, d_model)
+        if soft_prompt_mask is not None:
+            prompt = self.soft_prompt().to(embeds.device, embeds.dtype)  # (d_model,)
+            soft_prompt_mask = F.pad(soft_prompt_mask, (0, missing))  # (batch_size, sequence_length)
+            embeds = torch.where(soft_prompt_mask.unsqueeze(-1).bool(), prompt, embeds)
+        visual = self.get_visual_embeds(image_features, qformer_input_ids, qformer_attention_mask)
         return (
             torch.cat([visual.to(embeds.device, embeds.dtype), embeds], dim=1),
             torch.cat([attention_mask.new_ones(visual.shape[:2]), attention_mask], dim=1),
         )
 
-    def _routing(self, task_ids: Any, inputs_embeds: torch.Tensor, reuse: bool = False) -> TaskRouting:
+    def _routing(self, level_ids: Any, task_ids: Any, inputs_embeds: torch.Tensor, reuse: bool = False) -> LevelRouting:
+        """The levels of a batch, under their name or the one they had before."""
+        if level_ids is not None and task_ids is not None:
+            raise ValueError("`task_ids` is the former name of `level_ids`: only one of them must be given.")
+        level_ids = task_ids if level_ids is None else level_ids
         batch_size, device = inputs_embeds.shape[0], inputs_embeds.device
-        if task_ids is None:
-            task_ids = torch.full((batch_size,), TASKS.index("image_level"), device=device)
-        if tuple(task_ids.shape) != (batch_size,):
-            raise ValueError(f"`task_ids` must have the shape ({batch_size},), got {tuple(task_ids.shape)}.")
-        if task_ids.device.type == "cpu" and not torch.compiler.is_compiling():
-            unknown = sorted(set(task_ids.tolist()) - set(range(len(TASKS))))
+        if level_ids is None:
+            if self.language_model.needs_routing and not torch.compiler.is_compiling():
+                logger.warning_once(
+                    "This LION has adapters of several levels, but was called without `level_ids`: all samples are "
+                    f"taken as {_DEFAULT_LEVEL}. The processor makes `level_ids` of the prompts."
+                )
+            level_ids = torch.full((batch_size,), LEVELS.index(_DEFAULT_LEVEL), device=device)
+        if tuple(level_ids.shape) != (batch_size,):
+            raise ValueError(f"`level_ids` must have the shape ({batch_size},), got {tuple(level_ids.shape)}.")
+        if level_ids.device.type == "cpu" and not torch.compiler.is_compiling():
+            unknown = sorted(set(level_ids.tolist()) - set(range(len(LEVELS))))
             if unknown:
-                raise ValueError(f"`task_ids` holds {unknown}; tasks are {dict(enumerate(TASKS))}.")
-        return TaskRouting(task_ids.to(device), reuse=reuse)
+                raise ValueError(f"`level_ids` holds {unknown}; levels are {dict(enumerate(LEVELS))}.")
+        return LevelRouting(level_ids.to(device), reuse=reuse)
 
     def forward(
         self,
@@ -414,7 +441,7 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
         attention_mask: torch.LongTensor | None = None,
         qformer_input_ids: torch.LongTensor | None = None,
         qformer_attention_mask: torch.LongTensor | None = None,
-        task_ids: torch.LongTensor | None = None,
+        level_ids: torch.LongTensor | None = None,
         soft_prompt_mask: torch.LongTensor | None = None,
         image_features: LionImageFeatures | None = None,
         decoder_input_ids: torch.LongTensor | None = None,
@@ -423,6 +450,7 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
         interpolate_pos_encoding: bool = False,
         num_items_in_batch: int | torch.Tensor | None = None,
         return_dict: bool | None = None,
+        task_ids: torch.LongTensor | None = None,
         **kwargs: Any,
     ) -> Seq2SeqLMOutput | tuple:
         r"""
@@ -434,10 +462,11 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
             qformer_input_ids (`torch.LongTensor` of shape `(batch_size, qformer_length)`): The instruction alone, in
                 the Q-Former's vocabulary; needed with the branch `"qformer"`.
             qformer_attention_mask (`torch.LongTensor` of shape `(batch_size, qformer_length)`, *optional*).
-            task_ids (`torch.LongTensor` of shape `(batch_size,)`, *optional*): 0 = region-level, 1 = image-level, for
-                each row; image-level by default.
-            soft_prompt_mask (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*): 1 where the
-                soft prompt takes the place of a token.
+            level_ids (`torch.LongTensor` of shape `(batch_size,)`, *optional*): 0 = region level, 1 = image level, for
+                each row; image level by default. `task_ids`, its former name, is taken as well.
+            soft_prompt_mask (`torch.LongTensor` of shape `(batch_size, length)`, *optional*): 1 where the soft prompt
+                takes the place of a token. It may be shorter than the prompt; then it stands for the text's first
+                tokens, wherever padding is.
             image_features ([`LionImageFeatures`], *optional*): What `encode_images` gave.
             labels (`torch.LongTensor` of shape `(batch_size, answer_length)`, *optional*): The answer; -100 is ignored.
             num_items_in_batch (`int`, *optional*): The number of label tokens to divide the summed loss by (gradient
@@ -445,8 +474,7 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
         """
         # Wrappers such as PEFT's pass every argument of a seq2seq model, most of them None.
         kwargs = {name: value for name, value in kwargs.items() if value is not None}
-        if "inputs_embeds" in kwargs:
-            raise ValueError("`inputs_embeds` can't be given: LION makes them from `input_ids` and the picture.")
+        _refuse_inputs_embeds(kwargs)
         inputs_embeds, attention_mask = self.prepare_encoder_inputs(
             pixel_values,
             input_ids,
@@ -457,19 +485,25 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
             image_features,
             interpolate_pos_encoding,
         )
-        if labels is not None and decoder_input_ids is None:
-            decoder_input_ids = self.language_model.prepare_decoder_input_ids_from_labels(labels)
-            if decoder_attention_mask is None:
+        routing = self._routing(level_ids, task_ids, inputs_embeds)
+        if decoder_input_ids is None and "decoder_inputs_embeds" not in kwargs:
+            if labels is None:
+                raise ValueError(
+                    "`labels` or `decoder_input_ids` must be given (`prepare_decoder_input_ids_from_labels` makes the "
+                    "latter); to get an answer, call `generate`."
+                )
+            decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+            if decoder_attention_mask is None and "past_key_values" not in kwargs:
                 decoder_attention_mask = (labels != _IGNORED_LABEL).long()
-        with route(self._routing(task_ids, inputs_embeds)):
-            outputs = self.language_model(
-                inputs_embeds=inputs_embeds,
-                attention_mask=attention_mask,
-                decoder_input_ids=decoder_input_ids,
-                decoder_attention_mask=decoder_attention_mask,
-                return_dict=True,
-                **kwargs,
-            )
+        outputs = self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            decoder_input_ids=decoder_input_ids,
+            decoder_attention_mask=decoder_attention_mask,
+            return_dict=True,
+            routing=routing,
+            **kwargs,
+        )
         if labels is not None:
             outputs["loss"] = self._answer_loss(outputs.logits, labels, num_items_in_batch)
             outputs.move_to_end("loss", last=False)
@@ -492,6 +526,10 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
             num_items_in_batch = num_items_in_batch.to(loss.device)
         return loss if num_items_in_batch is None else loss / num_items_in_batch
 
+    def prepare_decoder_input_ids_from_labels(self, labels: torch.LongTensor) -> torch.LongTensor:
+        """What the decoder reads while it is trained to say `labels` `(batch_size, answer_length)`."""
+        return self.language_model.prepare_decoder_input_ids_from_labels(labels)
+
     @torch.no_grad()
     def generate(
         self,
@@ -500,11 +538,12 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
         attention_mask: torch.LongTensor | None = None,
         qformer_input_ids: torch.LongTensor | None = None,
         qformer_attention_mask: torch.LongTensor | None = None,
-        task_ids: torch.LongTensor | None = None,
+        level_ids: torch.LongTensor | None = None,
         soft_prompt_mask: torch.LongTensor | None = None,
         image_features: LionImageFeatures | None = None,
         interpolate_pos_encoding: bool = False,
         generation_config: GenerationConfig | None = None,
+        task_ids: torch.LongTensor | None = None,
         **generate_kwargs: Any,
     ) -> torch.LongTensor | ModelOutput:
         """
@@ -515,6 +554,12 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
             `torch.LongTensor` of shape `(batch_size * num_return_sequences, answer_length)`: token ids of the answers,
             or the output class that `return_dict_in_generate` asks for.
         """
+        _refuse_inputs_embeds(generate_kwargs)
+        if generate_kwargs.get("assistant_model") is not None:
+            raise ValueError(
+                "`assistant_model` can't be given: an assistant would have to see the image as well. "
+                "`prompt_lookup_num_tokens` speeds up answers that repeat themselves without one."
+            )
         inputs_embeds, attention_mask = self.prepare_encoder_inputs(
             pixel_values,
             input_ids,
@@ -525,15 +570,15 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
             image_features,
             interpolate_pos_encoding,
         )
-        generation_config = copy.deepcopy(self.generation_config if generation_config is None else generation_config)
-        other_kwargs = generation_config.update(**generate_kwargs)
-        with route(self._routing(task_ids, inputs_embeds, reuse=True)):
-            return self.language_model.generate(
-                inputs_embeds=inputs_embeds,
-                attention_mask=attention_mask,
-                generation_config=generation_config,
-                **other_kwargs,
-            )
+        # What the arguments leave open, `generate` takes from this model's own settings, as it does for every model.
+        self.language_model.generation_config = self.generation_config
+        return self.language_model.generate(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            generation_config=generation_config,
+            routing=self._routing(level_ids, task_ids, inputs_embeds, reuse=True),
+            **generate_kwargs,
+        )
 
     @torch.no_grad()
     def score_candidates(
@@ -574,14 +619,17 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
                 f"{tuple(candidates.shape)}."
             )
         labels = candidates.flatten(0, 1).to(inputs_embeds.device)
-        with route(self._routing(inputs.get("task_ids"), inputs_embeds, reuse=True)):
-            encoded = self.get_encoder()(inputs_embeds=inputs_embeds, attention_mask=attention_mask)
-            logits = self.language_model(
-                encoder_outputs=BaseModelOutput(encoded.last_hidden_state),
-                attention_mask=attention_mask,
-                decoder_input_ids=self.language_model.prepare_decoder_input_ids_from_labels(labels),
-                use_cache=False,
-            ).logits
+        # The processor's output can be read under both names, but holds one.
+        former = inputs["task_ids"] if "task_ids" in inputs else None
+        routing = self._routing(inputs.get("level_ids"), former, inputs_embeds, reuse=True)
+        encoded = self.get_encoder()(inputs_embeds=inputs_embeds, attention_mask=attention_mask, routing=routing)
+        logits = self.language_model(
+            encoder_outputs=BaseModelOutput(encoded.last_hidden_state),
+            attention_mask=attention_mask,
+            decoder_input_ids=self.prepare_decoder_input_ids_from_labels(labels),
+            use_cache=False,
+            routing=routing,
+        ).logits  # (batch_size * num_candidates, answer_length, vocab_size)
         token_losses = F.cross_entropy(
             logits.transpose(1, 2).float(),
             labels.to(logits.device),
@@ -597,6 +645,7 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
 if False:  # Never runs: names the files that belong to this one, for transformers to copy them.
     from .configuration_lion import __name__ as _
     from .configuration_ram import __name__ as _
+    from .validation_lion import __name__ as _
     from .attention_lion import __name__ as _
     from .hub_lion import __name__ as _
     from .language_model_lion import __name__ as _
@@ -605,11 +654,12 @@ if False:  # Never runs: names the files that belong to this one, for transforme
     from .pipeline_lion import __name__ as _
     from .tagger_lion import __name__ as _
     from .vision_aggregator_lion import __name__ as _
+    from .vision_model_lion import __name__ as _
     from .fetching_lion import __name__ as _
     from .grounding_lion import __name__ as _
     from .image_loading_lion import __name__ as _
     from .image_processing_lion import __name__ as _
+    from .levels_lion import __name__ as _
     from .processing_lion import __name__ as _
     from .prompts_lion import __name__ as _
     from .remote_code_lion import __name__ as _
-    from .tasks_lion import __name__ as _

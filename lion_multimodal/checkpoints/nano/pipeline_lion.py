@@ -1,12 +1,16 @@
 """The pipeline `image-to-text`: pictures and instructions in; words, boxes in pixels and their labels out."""
 
+import functools
+import inspect
 import logging
 import os
+import types
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import Pipeline
+from PIL.Image import Image
+from transformers import GenerationConfig, GenerationMixin, Pipeline
 from transformers.modeling_utils import PreTrainedModel
 
 from .hub_lion import save_lion
@@ -17,7 +21,7 @@ from .prompts_lion import format_prompt
 
 logger = logging.getLogger(__name__)
 
-_SAMPLE_KEYS = ("image", "prompt", "tags", "task")
+_SAMPLE_KEYS = ("image", "prompt", "tags", "level")
 
 
 class LionImageToTextPipeline(Pipeline):
@@ -39,6 +43,10 @@ class LionImageToTextPipeline(Pipeline):
     >>> pipe("street.jpg", prompt="Where is the red car?")
     [{'generated_text': '[0.440,0.060,0.650,0.367]', 'boxes': [[281.6, 28.8, 416.0, 176.2]], 'labels': ['']}]
     ```
+
+    With a model and a processor that are loaded already, make it by itself: `LionImageToTextPipeline(model=model,
+    processor=processor)`. The function `pipeline` finds a custom pipeline only where `model` is a name. Transformers'
+    own pipeline `"image-text-to-text"` works with LION, too, but never asks the tagger.
     """
 
     _load_processor = True
@@ -57,6 +65,9 @@ class LionImageToTextPipeline(Pipeline):
         super().__init__(*args, **kwargs)
         if self.processor is None:
             raise ValueError("`processor` is needed: the LionProcessor that belongs to the model.")
+        problems = self.model.loading_problems() if hasattr(self.model, "loading_problems") else []
+        if problems:
+            raise ValueError(f"the checkpoint {self.model.config._name_or_path} is not whole: {'; '.join(problems)}")
 
     @property
     def tagger(self) -> LionTagger | None:
@@ -81,32 +92,40 @@ class LionImageToTextPipeline(Pipeline):
         self,
         prompt: str | None = None,
         tags: str | Sequence[str] | bool | None = None,
-        task: str | None = None,
+        level: str | None = None,
         generate_kwargs: dict[str, Any] | None = None,
-        max_new_tokens: int | None = None,
+        task: str | None = None,
+        **generation: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        sample = {"prompt": prompt, "tags": tags, "task": task}
+        level = _one_level(level, task)
+        if level is not None and not isinstance(level, (str, list, tuple)):
+            raise TypeError(f"`level` must be a string or a list of strings, got {level!r}.")
+        sample = {"prompt": prompt, "tags": tags, "level": level}
         generate_kwargs = dict(generate_kwargs or {})
-        if max_new_tokens is not None:
-            if "max_new_tokens" in generate_kwargs:
-                raise ValueError("`max_new_tokens` is given twice: by itself and in `generate_kwargs`.")
-            generate_kwargs["max_new_tokens"] = max_new_tokens
+        for name, value in generation.items():
+            if name not in _generation_arguments():
+                raise TypeError(f"`{name}` is neither an argument of this pipeline nor of `model.generate`.")
+            if name in generate_kwargs:
+                raise ValueError(f"`{name}` is given twice: by itself and in `generate_kwargs`.")
+            if value is not None:
+                generate_kwargs[name] = value
         return {name: value for name, value in sample.items() if value is not None}, generate_kwargs, {}
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
         """
         Args:
             inputs: A picture in any form that the processor takes (PIL image, path, URL, array, tensor), a dict with
-                `image` and, if they are this picture's own, `prompt`, `tags`, `task`; or a list, generator or data set
+                `image` and, if they are this picture's own, `prompt`, `tags`, `level`; or a list, generator or data set
                 of those.
             prompt (`str` or `list[str]`, *optional*): The instruction, one for all or one for each picture; several for
                 a single picture are asked of it one by one. A request for a short caption by default.
             tags (*optional*): A comma-separated string or list of strings, or, for several pictures, a list with one of
                 those for each. False leaves the tag sentence out. By default the tagger is asked.
-            task (`str` or `list[str]`, *optional*): `"image_level"`, `"region_level"`, or by default what the prompt
-                sounds like.
+            level (`str` or `list[str]`, *optional*): `"image_level"`, `"region_level"`, or by default what the prompt
+                sounds like. `task` is its former name.
             generate_kwargs (`dict`, *optional*): For `model.generate`.
-            max_new_tokens (`int`, *optional*): Short for the same in `generate_kwargs`.
+            num_beams, max_new_tokens, temperature, ... (*optional*): Any argument of generation, short for the same in
+                `generate_kwargs`.
             batch_size (`int`, *optional*, defaults to 1): Pictures at a time.
 
         Returns:
@@ -117,20 +136,25 @@ class LionImageToTextPipeline(Pipeline):
 
         Raises:
             ValueError: lists of different lengths, or a dict with other keys.
-            TypeError, OSError: a picture cannot be read.
+            TypeError, ValueError, OSError: a picture cannot be read; of several, its place in the list is named.
         """
         if isinstance(inputs, tuple):
             inputs = list(inputs)
+        if (level := _one_level(kwargs.pop("level", None), kwargs.pop("task", None))) is not None:
+            kwargs["level"] = level
         if isinstance(kwargs.get("prompt"), (list, tuple)) and not isinstance(inputs, list):
             inputs = [inputs] * len(kwargs["prompt"])
         if isinstance(inputs, list):
             inputs = [_as_sample(item) for item in inputs]
-            for name in ("prompt", "tags", "task"):
+            for name in ("prompt", "tags", "level"):
                 if isinstance(kwargs.get(name), (list, tuple)):
                     values = kwargs.pop(name)
                     if len(values) != len(inputs):
                         raise ValueError(f"`{name}` has {len(values)} entries for {len(inputs)} pictures.")
                     inputs = [{name: value, **sample} for value, sample in zip(values, inputs)]
+            inputs = [_Numbered(sample, index) for index, sample in enumerate(inputs)]
+        elif isinstance(inputs, types.GeneratorType):
+            inputs = (_Numbered(_as_sample(item), index) for index, item in enumerate(inputs))
         if self._needs_tagger(inputs, kwargs.get("tags", self._preprocess_params.get("tags"))):
             self.tagger  # noqa: B018 (loads it, once and not in every worker)
         return super().__call__(inputs, **kwargs)
@@ -143,13 +167,13 @@ class LionImageToTextPipeline(Pipeline):
         return any(not isinstance(sample, dict) or sample.get("tags") is None for sample in samples)
 
     def preprocess(
-        self, inputs: Any, prompt: str | None = None, tags: Any = None, task: str | None = None
+        self, inputs: Any, prompt: str | None = None, tags: Any = None, level: str | None = None
     ) -> dict[str, dict[str, Any]]:
-        sample = {"prompt": prompt, "tags": tags, "task": task}
+        sample = {"prompt": prompt, "tags": tags, "level": level}
         sample.update({name: value for name, value in _as_sample(inputs).items() if value is not None})
-        image = load_image(sample.pop("image"))
+        image = _load(sample.pop("image"), getattr(inputs, "index", None))
         sample["prompt"] = format_prompt("caption_short") if sample["prompt"] is None else sample["prompt"]
-        sample["task"] = sample["task"] or "auto"
+        sample["level"] = sample["level"] or "auto"
         sample["image_size"] = (image.height, image.width)
         sample["pixel_values"] = self.processor(images=image, return_tensors="pt")["pixel_values"]
         if sample["tags"] is None and self.tagger is not None:
@@ -168,7 +192,7 @@ class LionImageToTextPipeline(Pipeline):
         text_inputs = self.processor(
             text=[sample["prompt"] for sample in samples],
             tags=[None if sample["tags"] is False else sample["tags"] for sample in samples],
-            task=[sample["task"] for sample in samples],
+            level=[sample["level"] for sample in samples],
             return_tensors="pt",
         ).to(self.device)
         pixel_values = torch.cat([sample["pixel_values"] for sample in samples])
@@ -198,9 +222,45 @@ class LionImageToTextPipeline(Pipeline):
         save_lion(save_directory, self.model, self.processor, self.tagger, **kwargs)
 
 
+def _one_level(level: Any, task: Any) -> Any:
+    """The level, under its name or the one it had before."""
+    if level is not None and task is not None:
+        raise ValueError("`task` is the former name of `level`: only one of them must be given.")
+    return task if level is None else level
+
+
+class _Numbered(dict):
+    """A sample that knows its place."""
+
+    def __init__(self, sample: dict[str, Any], index: int):
+        super().__init__(sample)
+        self.index = index
+
+
+def _load(image: Any, index: int | None) -> Image:
+    try:
+        return load_image(image)
+    except (OSError, TypeError, ValueError) as error:
+        if index is None:
+            raise
+        kind = next(kind for kind in (FileNotFoundError, OSError, TypeError, ValueError) if isinstance(error, kind))
+        raise kind(f"images[{index}]: {error}") from error
+
+
+@functools.cache
+def _generation_arguments() -> frozenset[str]:
+    """Fields of a generation's configuration, and what `generate` takes besides."""
+    called = {"self", "inputs", "kwargs", "generation_config"}
+    arguments = set(inspect.signature(GenerationMixin.generate).parameters) - called
+    return frozenset(arguments | set(GenerationConfig().to_dict()) | {"generation_config", "use_cache"})
+
+
 def _as_sample(item: Any) -> dict[str, Any]:
     if not isinstance(item, dict):
         return {"image": item}
+    if "task" in item:
+        item = {**item, "level": _one_level(item.get("level"), item["task"])}
+        del item["task"]
     unknown = [name for name in item if name not in _SAMPLE_KEYS]
     if unknown or item.get("image") is None:
         raise ValueError(f"a dict must have `image` and may have {', '.join(_SAMPLE_KEYS[1:])}; got {', '.join(item)}")
@@ -210,6 +270,7 @@ def _as_sample(item: Any) -> dict[str, Any]:
 if False:  # Never runs: names the files that belong to this one, for transformers to copy them.
     from .configuration_lion import __name__ as _
     from .configuration_ram import __name__ as _
+    from .validation_lion import __name__ as _
     from .attention_lion import __name__ as _
     from .hub_lion import __name__ as _
     from .language_model_lion import __name__ as _
@@ -218,11 +279,12 @@ if False:  # Never runs: names the files that belong to this one, for transforme
     from .modeling_ram import __name__ as _
     from .tagger_lion import __name__ as _
     from .vision_aggregator_lion import __name__ as _
+    from .vision_model_lion import __name__ as _
     from .fetching_lion import __name__ as _
     from .grounding_lion import __name__ as _
     from .image_loading_lion import __name__ as _
     from .image_processing_lion import __name__ as _
+    from .levels_lion import __name__ as _
     from .processing_lion import __name__ as _
     from .prompts_lion import __name__ as _
     from .remote_code_lion import __name__ as _
-    from .tasks_lion import __name__ as _

@@ -53,7 +53,9 @@ def _karpathy(row: Row) -> Iterator[Example]:
         row["sentences"] = [item.get("raw") for item in sentences]
     identifier = row.text("cocoid" if "cocoid" in row else "imgid")
     image = row.picture("filename", url=row.optional_text("url") or None)
-    yield _example(row, identifier, image, row.texts("sentences"))
+    example = _example(row, identifier, image, row.texts("sentences"))
+    example.coco_id = row.integer("cocoid") if "cocoid" in row else None
+    yield example
 
 
 def _karpathy_rows(files: Mapping[str, Any]) -> list[dict[str, Any]] | None:

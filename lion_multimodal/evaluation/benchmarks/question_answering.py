@@ -22,6 +22,12 @@ def _coco_picture(row: Row) -> str:
     return row.local_picture(*(name.format(number) for name in _COCO_NAMES))
 
 
+def _coco_id(row: Row) -> int | None:
+    """COCO's number of the picture, where the row gives it."""
+    number = row.optional_text("image_id")
+    return int(number) if number.isdecimal() else None
+
+
 def _choice_list(row: Row, column: str, separator: str | None = None) -> list[str]:
     """A list of answers: as one, as the text of a Python or JSON list, or with a separator between them."""
     value = row.value(column)
@@ -58,6 +64,7 @@ def _okvqa(row: Row) -> Iterator[Example]:
         image_id=row.text("image_id") if "image_id" in row else identifier,
         instruction=format_prompt("vqa", question=row.text("question")),
         metric_inputs={"references": row.texts("answers")},
+        coco_id=_coco_id(row),
     )
 
 
@@ -117,6 +124,7 @@ def _aokvqa(row: Row) -> Iterator[Example]:
         instruction=format_prompt("vqa", question=question),
         metric_inputs={"references": _choice_list(row, "direct_answers")},
         part="direct_answer",
+        coco_id=_coco_id(row),
     )
     yield Example(
         id=f"{identifier}/multiple_choice",
@@ -126,6 +134,7 @@ def _aokvqa(row: Row) -> Iterator[Example]:
         metric_inputs={"references": correct},
         candidates=tuple(choices),
         part="multiple_choice",
+        coco_id=_coco_id(row),
     )
 
 

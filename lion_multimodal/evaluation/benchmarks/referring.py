@@ -33,7 +33,9 @@ def _benchmark_row(row: Row) -> Iterator[Example]:
         named = reference["ref_info"]
         for sentence in named["sentences"]:
             expression = Row(sentence, row.number).text("sent")
-            yield _example(f"{named['ref_id']}/{sentence['sent_id']}", image, image_id, expression, box)
+            example = _example(f"{named['ref_id']}/{sentence['sent_id']}", image, image_id, expression, box)
+            example.coco_id = int(info["id"])
+            yield example
 
 
 def _lmms_row(row: Row) -> Iterator[Example]:

@@ -46,7 +46,8 @@ class Lion(lmms):
         dtype: `"auto"` (the checkpoint's own), `"float32"`, `"bfloat16"` or `"float16"`.
         batch_size: pictures encoded and questions asked at once. Given as `--batch_size`.
         tags: `"tagger"` to put what the checkpoint's tagger sees into the prompts, or `"none"`.
-        task: how questions are routed: `"auto"` (by their words), `"image_level"` or `"region_level"`.
+        level: how questions are routed: `"auto"` (by their words), `"image_level"` or `"region_level"`. `task` is its
+            former name.
         num_beams: in place of what tasks say.
         prompts: `"lion"` to ask in the words that LION was trained with, where `wordings` has some for what a task
             asks; `"task"` to ask in the task's. The first question of each task is logged.
@@ -67,11 +68,14 @@ class Lion(lmms):
         batch_size: int | str = 1,
         max_batch_size: int | None = None,
         tags: str = "tagger",
-        task: str = "auto",
+        level: str | None = None,
         num_beams: int | None = None,
         prompts: str = "lion",
+        task: str | None = None,
     ) -> None:
         super().__init__()
+        if level is not None and task is not None:
+            raise ValueError("task is the former name of level: only one of them must be given")
         if tags not in ("tagger", "none"):
             raise ValueError(f"tags must be tagger or none, got {tags!r}")
         if not str(batch_size).isdecimal():
@@ -95,7 +99,7 @@ class Lion(lmms):
         log.setLevel(logging.INFO if self._rank == 0 else logging.WARNING)
         # lmms-eval fills `task_dict` later.
         self._answerer: RequestAnswerer | None = RequestAnswerer(
-            answerer, self.task_dict, task, num_beams, prompts, progress=self._rank == 0
+            answerer, self.task_dict, level or task or "auto", num_beams, prompts, progress=self._rank == 0
         )
 
     @property

@@ -22,12 +22,12 @@ from lion_multimodal.evaluation.answering import Answer, Answerer, group_by_pict
 from lion_multimodal.evaluation.benchmark import LEVELS, Decoding, Example
 from lion_multimodal.evaluation.lmms_eval_lion.wordings import reword
 from processing_lion.image_loading_lion import load_image
-from processing_lion.tasks_lion import infer_task
+from processing_lion.levels_lion import infer_level
 
 
 logger = logging.getLogger(__name__)
 
-TASKS = ("auto", *LEVELS)
+LEVEL_CHOICES = ("auto", *LEVELS)
 PROMPTS = ("lion", "task")
 
 _DECODING_FIELDS = ("num_beams", "max_new_tokens", "min_new_tokens", "length_penalty", "repetition_penalty")
@@ -43,7 +43,7 @@ class RequestAnswerer:
     Args:
         answerer: the checkpoint.
         rows: the data sets, by task and split: lmms-eval's `task_dict`.
-        task: how questions are routed: `"image_level"`, `"region_level"`, or `"auto"` to decide by the words.
+        level: how questions are routed: `"image_level"`, `"region_level"`, or `"auto"` to decide by the words.
         num_beams: in place of what tasks and checkpoint say.
         prompts: `"lion"` to put what tasks ask into LION's own words, where `wordings` has some for it; `"task"` to
             ask it as it stands.
@@ -57,20 +57,20 @@ class RequestAnswerer:
         self,
         answerer: Answerer,
         rows: Mapping[str, Mapping[str, Sequence[Any]]],
-        task: str = "auto",
+        level: str = "auto",
         num_beams: int | None = None,
         prompts: str = "lion",
         progress: bool = True,
     ) -> None:
-        if task not in TASKS:
-            raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
+        if level not in LEVEL_CHOICES:
+            raise ValueError(f"level must be one of {', '.join(LEVEL_CHOICES)}, got {level!r}")
         if num_beams is not None and not (isinstance(num_beams, int) and num_beams >= 1):
             raise ValueError(f"num_beams must be at least 1, got {num_beams!r}")
         if prompts not in PROMPTS:
             raise ValueError(f"prompts must be one of {', '.join(PROMPTS)}, got {prompts!r}")
         self.answerer = answerer
         self.rows = rows
-        self.task = task
+        self.level = level
         self.num_beams = num_beams
         self.prompts = prompts
         self.progress = progress
@@ -178,7 +178,7 @@ class RequestAnswerer:
                 image_id=picture_id(self._picture(arguments)),
                 instruction=instruction,
                 metric_inputs={"references": None},
-                level=infer_task(instruction) if self.task == "auto" else self.task,
+                level=infer_level(instruction) if self.level == "auto" else self.level,
             )
         return examples
 

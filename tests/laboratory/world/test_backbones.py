@@ -48,8 +48,8 @@ def test_a_batch_of_a_number_is_always_the_same(processor):
 def test_layouts_ask_what_their_stage_asks(processor):
     data = batches(processor)
     assert [data[index]["layout"] for index in range(3)] == list(LAYOUTS)
-    assert set(data[0]["task_ids"].tolist()) == {1}
-    assert set(data[1]["task_ids"].tolist()) == {0}
+    assert set(data[0]["level_ids"].tolist()) == {1}
+    assert set(data[1]["level_ids"].tolist()) == {0}
     assert data[0]["scene_index"].tolist() == [0, 0, 1, 1, 2, 2]
 
 

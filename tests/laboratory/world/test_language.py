@@ -9,7 +9,7 @@ from laboratory.world.dataset import LEVELS
 from laboratory.world.language import EXISTENCE_FORMS, TAGS, TASKS, absent_name, scene_caption, scene_tags
 from laboratory.world.scene import COLORS, GLYPHS, Scene, SceneObject, sample_scene
 from processing_lion.grounding_lion import parse_boxes
-from processing_lion.tasks_lion import infer_task
+from processing_lion.levels_lion import infer_level
 
 
 SEEDS = st.integers(min_value=0, max_value=2_000_000_000)
@@ -94,7 +94,7 @@ def test_answers_are_true(task, seed):
     expected = true_answer(scene, sample)
     assert expected is None or sample.completion == expected
     # The pipelines, which see only the words, route the question to the same adapter.
-    assert infer_task(sample.prompt) == sample.level
+    assert infer_level(sample.prompt) == sample.level
 
 
 def test_every_task_is_often_possible():

@@ -116,6 +116,26 @@ def test_missing_packages_are_named(tmp_path, capsys, monkeypatch):
     assert 'lion eval needs datasets: pip install "lion-multimodal[evaluation]"' in capsys.readouterr().err
 
 
+def test_an_adapter_is_evaluated_on_top_of_its_base(data, tmp_path, capsys):
+    from peft import LoraConfig, get_peft_model
+
+    from modeling_lion import LionForConditionalGeneration
+
+    lora = LoraConfig(target_modules=r"language_model.*\.(q|v)", init_lora_weights=False)
+    get_peft_model(LionForConditionalGeneration.from_pretrained(NANO), lora).save_pretrained(tmp_path / "adapter")
+    arguments = ["eval", "--model", str(NANO), "--benchmark", "vsr", "--data-dir", str(data), "--device", "cpu"]
+    arguments += ["--tags", "none", "--output", str(tmp_path / "out")]
+    assert main([*arguments, "--adapter", str(tmp_path / "adapter")]) == 0
+    settings = json.loads((tmp_path / "out" / "settings.json").read_text())
+    assert settings["adapter"] == "adapter"
+    assert len(settings["adapter_sha256"]) == 64
+    capsys.readouterr()
+    assert main(arguments) == 1  # the base alone has other answers
+    assert "give another output folder" in capsys.readouterr().err
+    assert main([*arguments[:-1], str(tmp_path / "b"), "--adapter", str(NANO)]) == 1
+    assert "The adapter" in capsys.readouterr().err
+
+
 def test_other_tags_need_another_folder(data, tmp_path, capsys):
     arguments = ["eval", "--model", str(NANO), "--benchmark", "vsr", "--data-dir", str(data), "--device", "cpu"]
     arguments += ["--output", str(tmp_path), "--tags"]

@@ -50,11 +50,17 @@ def problems_of(files) -> str:
     return "\n".join(raised.value.problems)
 
 
+def converted_once(golden) -> dict[str, torch.Tensor]:
+    """What a checkpoint holds: the embeddings under one of their names."""
+    converted = convert_lion_checkpoint(golden.official_state_dict, golden.config())
+    return {name: tensor for name, tensor in converted.items() if not name.endswith("embed_tokens.weight")}
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_number_arrives_and_comes_back(tmp_path, layout):
     golden = load_golden(layout)
     conversion = convert(write_official(tmp_path, layout), tmp_path / "out", max_shard_size=500_000)
-    expected = convert_lion_checkpoint(golden.official_state_dict, golden.config())
+    expected = converted_once(golden)
     found = stored(tmp_path / "out")
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
@@ -65,8 +71,8 @@ def test_every_number_arrives_and_comes_back(tmp_path, layout):
 
     loaded, report = LionForConditionalGeneration.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not any(report.values())
-    task_ids = torch.zeros(3, dtype=torch.long)
-    logits = loaded(**golden.inputs, labels=golden.labels, task_ids=task_ids).logits
+    level_ids = torch.zeros(3, dtype=torch.long)
+    logits = loaded(**golden.inputs, labels=golden.labels, level_ids=level_ids).logits
     torch.testing.assert_close(logits, golden.tensors["logits_region_level"], rtol=1e-3, atol=1e-3)
 
     to_official(tmp_path / "out", tmp_path / "official.safetensors")
@@ -113,7 +119,7 @@ def test_a_whole_repo_with_its_tagger(tmp_path):
 def test_bfloat16_rounds_once(tmp_path):
     golden = load_golden("all")
     convert(write_official(tmp_path), tmp_path / "out", torch.bfloat16)
-    expected = convert_lion_checkpoint(golden.official_state_dict, golden.config())
+    expected = converted_once(golden)
     found = stored(tmp_path / "out")
     assert all(torch.equal(found[name], tensor.bfloat16()) for name, tensor in expected.items())
     model = LionForConditionalGeneration.from_pretrained(tmp_path / "out", dtype="auto")
@@ -222,6 +228,18 @@ def test_tokenizers_must_fit(tmp_path):
     files.config.write_text(json.dumps(config))
     change(files.checkpoint, Qformer__bert__embeddings__word_embeddings__weight=torch.zeros(609, 24))
     assert "tokenizer: that of bert has 608 tokens with [DEC], and the Q-Former 609 embeddings" in problems_of(files)
+
+
+def test_code_that_a_tokenizer_names_is_neither_run_nor_named_again(tmp_path):
+    files = write_official(tmp_path)
+    qformer_tokenizer = Path(shutil.copytree(files.qformer_tokenizer, tmp_path / "bert"))
+    for folder in (files.text_model, qformer_tokenizer):
+        config = json.loads((folder / "tokenizer_config.json").read_text())
+        config["auto_map"] = {"AutoTokenizer": ["somebody/else--evil.Evil", None]}
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    convert(dataclasses.replace(files, qformer_tokenizer=qformer_tokenizer), tmp_path / "out")
+    written = [path for path in (tmp_path / "out").rglob("*.json") if "somebody/else" in path.read_text()]
+    assert written == []
 
 
 def test_a_tagger_that_does_not_fit(tmp_path):

@@ -55,7 +55,7 @@ def test_parity_with_the_official_implementation(official, expected, attention):
     pixel_values = expected["pixel_values"].float()
     labels = (torch.arange(config.num_tags) % 3 == 0).expand(len(pixel_values), -1)
     with torch.no_grad():
-        features = model.get_image_features(pixel_values)
+        features = model.get_image_features(pixel_values).last_hidden_state
         output = model(pixel_values, labels=labels)
     texts = json.loads((GOLDEN / "expected.json").read_text(encoding="utf-8"))
 

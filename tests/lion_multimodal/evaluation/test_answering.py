@@ -57,7 +57,7 @@ def test_answers_are_those_of_one_question_at_a_time(loaded, answerer):
     levels = set()
     for example in EXAMPLES:
         inputs = processor(
-            images=load_image(example), text=example.instruction, task=example.level, return_tensors="pt"
+            images=load_image(example), text=example.instruction, level=example.level, return_tensors="pt"
         )
         levels.add(example.level)
         if example.candidates is None:

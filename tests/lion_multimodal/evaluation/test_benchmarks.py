@@ -64,7 +64,7 @@ def test_definition(name):
     assert definition.why
     metrics = [*definition.metrics.values(), *definition.further_metrics]
     assert {metric.name for metric in metrics} <= set(METRICS)
-    levels = {PROMPT_TEMPLATES[prompt].task for prompt in definition.prompts}
+    levels = {PROMPT_TEMPLATES[prompt].level for prompt in definition.prompts}
     assert levels == {definition.level}
     for source in definition.sources:
         assert source.local_only or source.path.count("/") == 1

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from laboratory.world.scene import IMAGE_SIZE
+from lion_multimodal.evaluation import rows as rows_module
 from lion_multimodal.evaluation.benchmark import Example, HubDataset
 from lion_multimodal.evaluation.benchmarks import BENCHMARKS
 from lion_multimodal.evaluation.benchmarks.row import Row, picture_size
@@ -310,3 +311,53 @@ def test_the_hub_lacks_a_column(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda *arguments, **options: data)
     with pytest.raises(DataUnavailableError, match="nowhere/small, split test lacks the columns answer, image; it has"):
         read_examples(SMALL)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_column(folder):
+    for name, text in (
+        ("rows.csv", "name,image,question,answer\na,a.png,What?,cat\n"),
+        ("rows.json", json.dumps([ROW])),
+        ("rows.jsonl", json.dumps(ROW) + "\n"),
+    ):
+        data_dir = folder([], name)
+        for file in (data_dir / "small").glob("rows.*"):
+            file.unlink()
+        (data_dir / "small" / name).write_text(text, encoding="utf-8-sig")
+        assert [example.instruction for example in read_examples(SMALL, data_dir)] == ["What?"]
+
+
+@pytest.mark.parametrize("column", ["name", "question", "answer"])
+def test_a_row_with_half_a_surrogate_pair_is_a_bad_row(folder, column):
+    data_dir = folder([{**ROW, column: "\ud83d what?"}, {**ROW, "name": "b"}])
+    examples = read_examples(SMALL, data_dir)
+    assert [example.id for example in examples] == ["b"]
+    (left_out,) = examples.unusable
+    assert left_out["row"] == 0
+    assert "lone surrogate, \\ud83d" in left_out["reason"]
+    json.dumps(left_out, ensure_ascii=False).encode()
+
+
+def test_the_first_rows_of_a_parquet_file_are_read_alone(folder, monkeypatch):
+    rows = [{**ROW, "name": str(index), "image": {"bytes": png(), "path": None}} for index in range(200)]
+    data_dir = folder([], "rows.jsonl")
+    (data_dir / "small" / "rows.jsonl").unlink()
+    datasets.Dataset.from_list(rows).to_parquet(data_dir / "small" / "rows.parquet")
+    whole = read_examples(SMALL, data_dir)
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("all rows were converted")
+
+    monkeypatch.setattr(datasets.Dataset, "from_parquet", refuse)
+    read, batches = [], rows_module._ParquetRows.__iter__
+    monkeypatch.setattr(
+        rows_module._ParquetRows, "__iter__", lambda self: (read.append(row) or row for row in batches(self))
+    )
+    first = read_examples(SMALL, data_dir, limit=3)
+    assert len(read) == 3
+    assert [(example.id, example.instruction) for example in first] == [
+        (example.id, example.instruction) for example in whole[:3]
+    ]
+    assert first.source == whole.source
+    assert [load_image(example).tobytes() for example in first] == [
+        load_image(example).tobytes() for example in whole[:3]
+    ]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from lion_multimodal import checkpoints
 from lion_multimodal.cli.main import main
@@ -184,7 +186,7 @@ def test_other_settings_are_refused(whole, tmp_path):
     with pytest.raises(OtherSettingsError, match="mixed: examples_sha256 was"):
         run(output, read=reader(mixed=changed))
     (tmp_path / "settings.json").write_text("nonsense")
-    with pytest.raises(OtherSettingsError, match="is not an evaluation's"):
+    with pytest.raises(OtherSettingsError, match=r"settings\.json is no JSON"):
         run(tmp_path)
 
 
@@ -211,6 +213,41 @@ def test_a_run_stopped_by_an_error_goes_on(whole, tmp_path):
     assert (tmp_path / "predictions" / "mixed.jsonl").read_bytes() == (
         output / "predictions" / "mixed.jsonl"
     ).read_bytes()
+
+
+def copied(whole, tmp_path):
+    return Path(shutil.copytree(whole[0], tmp_path / "copied"))
+
+
+@pytest.mark.parametrize("content", ["", '{"name": "wo', "[]", "null"])
+def test_a_torn_result_is_left_out_and_made_again(whole, tmp_path, content, caplog):
+    output = copied(whole, tmp_path)
+    (output / "results" / "words.json").write_text(content)
+    report = run(output, [MIXED])
+    assert "words.json is no whole report" in caplog.text
+    assert "words" not in {benchmark.name for benchmark in report.evaluated}
+    again = run(output, [WORDS])
+    assert {benchmark.name for benchmark in again.evaluated} == {"mixed", "words"}
+    assert json.loads((output / "results" / "words.json").read_text())["run"]["answered"] == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"half"])
+def test_a_torn_strip_is_drawn_again(whole, tmp_path, content):
+    output = copied(whole, tmp_path)
+    for name in ("mixed", "words"):
+        (output / "sheets" / f"{name}.png").write_bytes(content)
+    (output / "sheet.png").write_bytes(content)
+    run(output, [MIXED])
+    with Image.open(output / "sheet.png") as sheet:
+        sheet.load()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"evaluation": 1}'])
+def test_torn_settings_are_named(whole, tmp_path, content):
+    output = copied(whole, tmp_path)
+    (output / "settings.json").write_text(content)
+    with pytest.raises(OtherSettingsError, match=r"settings\.json.*give another output folder"):
+        run(output)
 
 
 def test_limit(tmp_path):

@@ -48,7 +48,7 @@ def observe(model, processor, pipe, image):
     ids = model.generate(**inputs, max_new_tokens=6)
     grounded = processor.post_process_grounding(["a dog [0.100,0.200,0.500,0.600]"], [(image.height, image.width)])[0]
     return {
-        "task_ids": inputs["task_ids"].tolist(),
+        "level_ids": inputs["level_ids"].tolist(),
         "logits": outputs.logits.tolist(),
         "loss": outputs.loss.item(),
         "ids": ids.tolist(),

@@ -314,3 +314,47 @@ def test_what_would_not_load_is_not_pushed(hub, checkpoint, capsys, spoil, messa
     assert re.fullmatch(r"lion: error: .*\n", error)
     assert message in error
     assert not hub.requests
+
+
+def test_a_link_out_of_the_directory_is_not_followed(hub, checkpoint, tmp_path, capsys):
+    secret = tmp_path / "private.txt"
+    secret.write_text("of nobody's business")
+    (checkpoint / "notes.txt").symlink_to(secret)
+    (checkpoint / "inside.txt").symlink_to(checkpoint / "config.json")
+    (checkpoint / "folder").symlink_to(tmp_path)
+    assert push(checkpoint) == 0
+    files = pushed(hub)
+    assert "notes.txt" not in files
+    assert "inside.txt" in files
+    assert not [file for file in files if file.startswith("folder")]
+    printed = capsys.readouterr().out
+    assert "left out  notes.txt (a link that leads out of the directory)" in printed
+    assert "left out  folder (a link that leads out of the directory)" in printed
+
+
+def test_a_card_that_is_no_utf8_is_named(hub, checkpoint, capsys):
+    (checkpoint / "README.md").write_bytes("Größe".encode("latin-1"))
+    assert push(checkpoint) == 1
+    assert "README.md is not text in UTF-8: byte 2 is 0xf6" in capsys.readouterr().err
+    assert REPO not in hub.repos
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "qformer_tokenizer/tokenizer.json", "processor_config.json"])
+def test_a_checkpoint_without_a_part_of_its_processor_is_not_pushed(hub, checkpoint, capsys, file):
+    (checkpoint / file).unlink()
+    assert push(checkpoint) == 1
+    assert f"missing: the file {file}" in capsys.readouterr().err
+    assert REPO not in hub.repos
+
+
+def test_a_checkpoint_with_other_weights_than_its_configuration_is_not_pushed(hub, checkpoint, capsys):
+    weights = load_file(checkpoint / "model.safetensors")
+    query_tokens = weights.pop("query_tokens.weight")
+    save_file({**weights, "stray.weight": torch.ones(1)}, checkpoint / "model.safetensors")
+    assert push(checkpoint) == 1
+    error = capsys.readouterr().err
+    assert "missing: query_tokens.weight; unexpected: stray.weight" in error
+    save_file({**weights, "query_tokens.weight": query_tokens[:, :-1].clone()}, checkpoint / "model.safetensors")
+    assert push(checkpoint) == 1
+    assert "query_tokens.weight has the shape" in capsys.readouterr().err
+    assert REPO not in hub.repos

@@ -2,7 +2,10 @@
 
 import ast
 import json
+import os
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -18,7 +21,7 @@ from tests.lion_multimodal.hub.load_repo import OUR_PACKAGES, observe
 
 ROOT = Path(__file__).parents[3]
 ALLOWED = {"PIL", "numpy", "safetensors", "torch", "transformers"}
-EXACT = ("task_ids", "ids", "texts", "labels", "tags", "caption", "answers")
+EXACT = ("level_ids", "ids", "texts", "labels", "tags", "caption", "answers")
 CLOSE = ("logits", "loss", "boxes")
 
 
@@ -156,3 +159,58 @@ def test_a_tagger_without_its_image_processor_is_refused_before_anything_is_writ
     with pytest.raises(TypeError, match="`tagger` must have a `model` and an `image_processor`"):
         save_lion(tmp_path / "repo", model, processor, tagger.model)
     assert not (tmp_path / "repo").exists()
+
+
+HIDE = """
+import json, sys
+class Hiding:
+    def __init__(self, finder): self.finder = finder
+    def __getattr__(self, name): return getattr(self.finder, name)
+    def find_spec(self, name, path=None, target=None):
+        return None if name.partition(".")[0] in PACKAGES else self.finder.find_spec(name, path, target)
+sys.meta_path[:] = [Hiding(finder) for finder in sys.meta_path]
+"""
+TWO = """
+from transformers import AutoModelForImageTextToText
+found = []
+for folder in sys.argv[1:]:
+    model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True)
+    found.append([getattr(type(model), "mark", None), type(model).__module__.startswith("transformers_modules.")])
+print(json.dumps(found))
+"""
+
+
+def clean_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "HF_"))}
+
+
+@pytest.mark.skipif(THIS_MAJOR < 5, reason="version 4 finds remote code by the folder's name")
+def test_each_of_two_checkpoints_runs_its_own_code(model, tmp_path):
+    """Their models' code differs, their configurations' does not."""
+    folders = []
+    for mark in ("first", "second"):
+        folder = tmp_path / mark
+        model.save_pretrained(folder)
+        packages = tmp_path / f"packages_{mark}"
+        for package in OUR_PACKAGES:
+            if (ROOT / package).is_dir():
+                shutil.copytree(
+                    ROOT / package, packages / package, ignore=shutil.ignore_patterns("nano", "__pycache__")
+                )
+        code = packages / "modeling_lion" / "modeling_lion.py"
+        head = "class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):\n"
+        assert head in code.read_text()
+        code.write_text(code.read_text().replace(head, f'{head}    mark = "{mark}"\n'))
+        write = "import sys; from processing_lion.remote_code_lion import *; write_code(sys.argv[1], LION_CODE)"
+        subprocess.run([sys.executable, "-c", write, str(folder)], cwd=packages, check=True, env=clean_environment())
+        folders.append(str(folder))
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", f"PACKAGES = {OUR_PACKAGES!r}" + HIDE + TWO, *folders],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**clean_environment(), "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout.splitlines()[-1]) == [["first", True], ["second", True]]

@@ -1,5 +1,6 @@
 """Which code travels with a checkpoint, and how it is written beside one."""
 
+import hashlib
 import os
 import re
 from collections.abc import Sequence
@@ -19,11 +20,12 @@ PROCESSOR_CODE = (
     "processing_lion/grounding_lion.py",
     "processing_lion/processing_lion.py",
     "processing_lion/prompts_lion.py",
-    "processing_lion/tasks_lion.py",
+    "processing_lion/levels_lion.py",
 )
 TAGGER_CODE = (
     *IMAGE_PROCESSOR_CODE,
     "configuration_lion/configuration_ram.py",
+    "configuration_lion/validation_lion.py",
     "modeling_lion/attention_lion.py",
     "modeling_lion/hub_lion.py",
     "modeling_lion/modeling_ram.py",
@@ -40,6 +42,7 @@ LION_CODE = tuple(
             "modeling_lion/pipeline_lion.py",
             "modeling_lion/tagger_lion.py",
             "modeling_lion/vision_aggregator_lion.py",
+            "modeling_lion/vision_model_lion.py",
         }
     )
 )
@@ -54,6 +57,10 @@ _ENTRIES = {
     "processing_lion": PROCESSOR_CODE,
 }
 _FOOTER = "\n\nif False:  # Never runs: names the files that belong to this one, for transformers to copy them.\n"
+# transformers 5 finds a model's class by that of its configuration, and tells configurations apart by their own file
+# alone: of two checkpoints whose models differ and whose configurations don't, the second would run the first's code.
+_CONFIGURATIONS = ("configuration_lion", "configuration_ram")
+_DIGEST = "\n\n# Made by write_code, of all code in this folder: "
 
 _PACKAGES = "|".join(sorted({file.partition("/")[0] for file in LION_CODE}))
 _ABSOLUTE_IMPORT = re.compile(rf"^(\s*)from (?:{_PACKAGES})\.(\w+) import", re.MULTILINE)
@@ -65,12 +72,20 @@ def write_code(directory: str | os.PathLike, files: Sequence[str]) -> None:
 
     They are taken from the installed packages or, where this very module is a repo's code, from beside it.
     """
+    codes = {Path(file).name: _portable_code(file) for file in files}
+    digest = hashlib.sha256("".join(f"{name}\0{codes[name]}\0" for name in sorted(codes)).encode()).hexdigest()
+    for name, code in codes.items():
+        if Path(name).stem in _CONFIGURATIONS:
+            code += f"{_DIGEST}{digest[:32]}\n"
+        (Path(directory) / name).write_text(code, encoding="utf-8")
+
+
+def _portable_code(file: str) -> str:
     here = Path(__file__).parent
-    for file in files:
-        beside = here / Path(file).name
-        code = (beside if beside.is_file() else here.parent / file).read_text(encoding="utf-8")
-        code = _ABSOLUTE_IMPORT.sub(r"\1from .\2 import", code).partition(_FOOTER)[0]
-        others = [Path(other).stem for other in _ENTRIES.get(beside.stem, ()) if other != file]
-        if others:
-            code += _FOOTER + "".join(f"    from .{other} import __name__ as _\n" for other in others)
-        (Path(directory) / beside.name).write_text(code, encoding="utf-8")
+    beside = here / Path(file).name
+    code = (beside if beside.is_file() else here.parent / file).read_text(encoding="utf-8")
+    code = _ABSOLUTE_IMPORT.sub(r"\1from .\2 import", code).partition(_FOOTER)[0].partition(_DIGEST)[0]
+    others = [Path(other).stem for other in _ENTRIES.get(beside.stem, ()) if other != file]
+    if others:
+        code += _FOOTER + "".join(f"    from .{other} import __name__ as _\n" for other in others)
+    return code

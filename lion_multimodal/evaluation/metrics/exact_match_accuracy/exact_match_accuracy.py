@@ -10,6 +10,7 @@ import evaluate
 import numpy as np
 
 from lion_multimodal.evaluation.metrics import checked  # From: lion-multimodal
+from processing_lion.answers_lion import plain_answer  # From: lion-multimodal
 
 
 _CITATION = """\
@@ -50,17 +51,12 @@ class ExactMatchAccuracy(checked.CheckedMetric):
         self, predictions: Sequence[str], references: Sequence[str], per_sample: bool = False
     ) -> dict[str, Any]:
         for number, reference in enumerate(references):
-            if not plain(reference):
+            if not plain_answer(reference):
                 raise ValueError(f"references[{number}] must be an answer, got {reference!r}")
         pairs = list(zip(predictions, references, strict=True))
-        scores = [float(plain(prediction) == plain(reference)) for prediction, reference in pairs]
+        scores = [float(plain_answer(prediction) == plain_answer(reference)) for prediction, reference in pairs]
         result: dict[str, Any] = {
             "accuracy": float(np.mean(scores)),
             "strict_accuracy": float(np.mean([prediction == reference for prediction, reference in pairs])),
         }
         return {**result, "per_sample": scores} if per_sample else result
-
-
-def plain(answer: str) -> str:
-    """An answer in lower case, with single blanks between its words and without a full stop at its end."""
-    return " ".join(answer.casefold().split()).removesuffix(".").rstrip()

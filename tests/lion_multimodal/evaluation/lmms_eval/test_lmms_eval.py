@@ -64,7 +64,7 @@ def rows_of(folder, dataset):
 def inputs_of(parts, image, instruction, task):
     _, processor, tagger = parts
     tags = ", ".join(tagger(image)[0])
-    return processor(images=image, text=instruction, tags=tags, task=task, return_tensors="pt")
+    return processor(images=image, text=instruction, tags=tags, level=task, return_tensors="pt")
 
 
 def test_pope(run, parts):

@@ -72,7 +72,7 @@ def mixed_requests() -> list:
 
 
 def one_by_one(loaded, instruction, image, task, tags=None, **options) -> str:
-    inputs = loaded.processor(images=image, text=instruction, task=task, tags=tags, return_tensors="pt")
+    inputs = loaded.processor(images=image, text=instruction, level=task, tags=tags, return_tensors="pt")
     ids = loaded.model.generate(**inputs, do_sample=False, min_length=0, **options)
     return loaded.processor.batch_decode(ids, skip_special_tokens=True)[0].strip()
 
@@ -145,7 +145,7 @@ def test_prompts_and_levels(loaded, answering, caplog):
     asked = {}
     for prompts in ("lion", "task"):
         for task in ("auto", "image_level", "region_level"):
-            answerer = answering(prompts=prompts, task=task)
+            answerer = answering(prompts=prompts, level=task)
             (example,) = answerer._examples([request], [0]).values()
             asked[prompts, task] = example.instruction, example.level
     lion = format_prompt("vqa", question="How many objects are there?")
@@ -176,7 +176,7 @@ def test_losses_of_candidates(loaded, answering, encoded):
     for number, row in enumerate(ROWS[:3]):
         tags = ", ".join(loaded.tagger(row["image"])[0])
         inputs = loaded.processor(
-            images=row["image"], text=instruction, tags=tags, task="image_level", return_tensors="pt"
+            images=row["image"], text=instruction, tags=tags, level="image_level", return_tensors="pt"
         )
         expected = -loaded.model.score_candidates(inputs, ids, length_normalize=True)[0]
         here = [losses[number * len(candidates) + place] for place in range(len(candidates))]
@@ -288,7 +288,7 @@ def test_no_requests(answering):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"task": "word_level"}, "task must be one of auto, image_level, region_level, got 'word_level'"),
+        ({"level": "word_level"}, "level must be one of auto, image_level, region_level, got 'word_level'"),
         ({"num_beams": 0}, "num_beams must be at least 1, got 0"),
         ({"num_beams": "5"}, "num_beams must be at least 1, got '5'"),
         ({"prompts": "mine"}, "prompts must be one of lion, task, got 'mine'"),

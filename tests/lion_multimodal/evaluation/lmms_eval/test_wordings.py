@@ -3,8 +3,8 @@
 import pytest
 
 from lion_multimodal.evaluation.lmms_eval_lion.wordings import WORDINGS, reword
+from processing_lion.levels_lion import infer_level
 from processing_lion.prompts_lion import PROMPT_TEMPLATES
-from processing_lion.tasks_lion import infer_task
 
 
 REC = (
@@ -56,4 +56,4 @@ def test_what_has_no_other_words_stays(text):
 def test_levels_stay_what_the_templates_say():
     for wording in WORDINGS:
         asked = reword(f"{wording.before}the dog{wording.after}" if wording.field else wording.before)
-        assert infer_task(asked) == PROMPT_TEMPLATES[wording.prompt].task
+        assert infer_level(asked) == PROMPT_TEMPLATES[wording.prompt].level

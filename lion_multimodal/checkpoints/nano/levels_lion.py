@@ -1,22 +1,23 @@
-"""Which of LION's two kinds of task an instruction is: region level (places) or image level (words)."""
+"""Which of LION's two levels an instruction belongs to: region level (places) or image level (words)."""
 
 import re
 
-from processing_lion.grounding_lion import parse_boxes
+from .grounding_lion import parse_boxes
 
 
-# The index is the task's id, by which the routers pick their weights (official models/lion_t5.py).
-TASKS = ("region_level", "image_level")
+# The index is the level's id, by which the routers pick their weights (official models/lion_t5.py).
+LEVELS = ("region_level", "image_level")
+TASKS = LEVELS
+"""The former name of `LEVELS`."""
 
 _PICTURE = r"(?:given |provided |same )?(?:image|picture|photo(?:graph)?|pic|frame)"
 
 # The literal form of a box, as in "answer as [x1,y1,x2,y2]".
 _BOX_FORM = re.compile(r"\b(?:x_?[01]|x_?min|left), ?(?:y_?[01]|y_?min|top),")
 _COORDINATES = re.compile(r"\bcoordinates?\b|\bbounding[ -]?box(?:es)?\b|\bbbox(?:es)?\b")
-_OTHER_COORDINATES = re.compile(
-    r"\b(?:gps|geographic(?:al)?|latitude|longitude|map)\b"
-    r"|\bcoordinates?\b[^.?!]*\b(?:written|printed|shown|displayed|listed|engraved)\b"
-)
+_GLOBE = re.compile(r"\b(?:gps|geographic(?:al)?|latitude|longitude|map)\b")
+_COORDINATES_ALONE = re.compile(r"\bcoordinates?\b")
+_WRITTEN = re.compile(r"\b(?:written|printed|shown|displayed|listed|engraved)\b")
 # The wrappers of VQA benchmarks, which ask for words whatever the question.
 _WORDS_WANTED = re.compile(
     r"\banswer:|\b(?:options|choices|dialog(?:ue)? history):|\btrue or false\b|\byes or no\b"
@@ -65,7 +66,7 @@ _DOING = re.compile(
 )
 
 
-def infer_task(instruction: str) -> str:
+def infer_level(instruction: str) -> str:
     """
     The level of an instruction by its words: `"region_level"` when it asks for a place in the picture (referring
     expression comprehension) or holds a box (generation), `"image_level"` otherwise.
@@ -83,7 +84,7 @@ def infer_task(instruction: str) -> str:
 
     All else, such as "is the dog left of the cat?" or "what is located on the table?", is image level. The wordings
     are those of the templates of Shikra (arXiv 2306.15195), which the authors' region-level prompts follow, and of VQA
-    benchmarks. Where a guess will not do, name the task.
+    benchmarks. Where a guess will not do, name the level.
 
     Args:
         instruction: the instruction without tag sentence.
@@ -91,12 +92,27 @@ def infer_task(instruction: str) -> str:
     text = " ".join(instruction.lower().replace("<image>", " ").split()).replace(" ,", ",")
     if parse_boxes(text) or _BOX_FORM.search(text):
         return "region_level"
-    if _COORDINATES.search(text) and not _OTHER_COORDINATES.search(text):
+    if _COORDINATES.search(text) and not _names_other_coordinates(text):
         return "region_level"
     if _WORDS_WANTED.search(text):
         return "image_level"
     asked = any(_asks_for_place(clause.strip()) for clause in re.split(r"[.?!;:,]", text))
     return "region_level" if asked else "image_level"
+
+
+infer_task = infer_level
+"""The former name of `infer_level`."""
+
+
+def _names_other_coordinates(text: str) -> bool:
+    """Whether coordinates are the globe's, or written on something in the same sentence."""
+    if _GLOBE.search(text):
+        return True
+    for sentence in re.split(r"[.?!]", text):
+        first = _COORDINATES_ALONE.search(sentence)
+        if first and _WRITTEN.search(sentence, first.end()):
+            return True
+    return False
 
 
 def _asks_for_place(clause: str) -> bool:

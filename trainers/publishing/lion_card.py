@@ -1,16 +1,13 @@
-"""The model card of a checkpoint, written from what is known about it."""
+"""What the card of a checkpoint of LION says, from what is known about it."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from configuration_lion.configuration_lion import LionConfig
 from configuration_lion.configuration_ram import RamConfig
+from trainers.publishing.markdown import card_text, markdown_table
 
-
-CARD_FILE = "README.md"
 
 _TAGS = (
     "lion",
@@ -68,11 +65,6 @@ class CardFacts:
     sections: Mapping[str, str] = field(default_factory=dict)
 
 
-def write_card(path: str | os.PathLike, facts: CardFacts) -> None:
-    """Write the card to a file."""
-    Path(path).write_text(render_card(facts), encoding="utf-8")
-
-
 def render_card(facts: CardFacts) -> str:
     """The card as Markdown, with the Hub's metadata at its head."""
     sections = {
@@ -84,10 +76,6 @@ def render_card(facts: CardFacts) -> str:
         "Citation": _CITATION,
     }
     body = "\n\n".join(f"## {title}\n\n{text}" if title else text for title, text in sections.items() if text)
-    return f"{_head(facts)}\n\n# {facts.title}\n\n{body}\n"
-
-
-def _head(facts: CardFacts) -> str:
     metadata = {
         "language": ["en"],
         "library_name": "transformers",
@@ -95,10 +83,7 @@ def _head(facts: CardFacts) -> str:
         "tags": list(_TAGS),
         **facts.metadata,
     }
-    lines = []
-    for name, value in metadata.items():
-        lines += [f"{name}:", *(f"- {item}" for item in value)] if isinstance(value, list) else [f"{name}: {value}"]
-    return "\n".join(["---", *lines, "---"])
+    return card_text(metadata, f"# {facts.title}\n\n{body}\n")
 
 
 def _introduction(facts: CardFacts) -> str:
@@ -114,7 +99,7 @@ def _introduction(facts: CardFacts) -> str:
     if facts.tagger_config is not None:
         parameters = "" if facts.tagger_parameters is None else f"{facts.tagger_parameters:,} parameters, "
         rows.append(("tagger, in the subfolder `tagger/`", f"{parameters}{facts.tagger_config.num_tags:,} tags"))
-    table = "\n".join(["| part | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+    table = markdown_table(["part", ""], rows).rstrip("\n")
     return (
         "LION (JiuTian-LION, CVPR 2024) is a multimodal LLM that answers instructions about a picture with words and "
         "with boxes.\nIts LLM, a T5, reads the prompt behind\n\n"
@@ -159,11 +144,11 @@ processor.batch_decode(model.generate(**inputs), skip_special_tokens=True)
 def _origin(facts: CardFacts) -> str:
     if not facts.converted_from:
         return ""
-    rows = "\n".join(f"| `{file}` | {taken} |" for file, taken in facts.converted_from.items())
+    rows = [(f"`{file}`", taken) for file, taken in facts.converted_from.items()]
+    sources = "EVA-CLIP, FLAN-T5, BERT, LION" + (", RAM" if facts.tagger_config is not None else "")
     return (
-        "Converted by `lion convert official`, without training:\n\n| file | taken from it |\n|---|---|\n"
-        f"{rows}\n\nThe weights follow the terms of their sources: EVA-CLIP, FLAN-T5, BERT, LION"
-        + (", RAM." if facts.tagger_config is not None else ".")
+        "Converted by `lion convert official`, without training:\n\n"
+        f"{markdown_table(['file', 'taken from it'], rows)}\nThe weights follow the terms of their sources: {sources}."
     )
 
 

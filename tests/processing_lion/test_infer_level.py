@@ -2,7 +2,7 @@
 
 import pytest
 
-from processing_lion import PROMPT_TEMPLATES, format_prompt, infer_task
+from processing_lion import PROMPT_TEMPLATES, format_prompt, infer_level
 
 
 REGION_LEVEL = [
@@ -109,17 +109,17 @@ IMAGE_LEVEL = [
 
 @pytest.mark.parametrize("instruction", REGION_LEVEL)
 def test_instructions_for_a_place_are_region_level(instruction):
-    assert infer_task(instruction) == "region_level"
+    assert infer_level(instruction) == "region_level"
 
 
 @pytest.mark.parametrize("instruction", IMAGE_LEVEL)
 def test_instructions_for_words_are_image_level(instruction):
-    assert infer_task(instruction) == "image_level"
+    assert infer_level(instruction) == "image_level"
 
 
 @pytest.mark.parametrize("instruction", REGION_LEVEL + IMAGE_LEVEL)
 def test_case_and_outer_blanks_do_not_matter(instruction):
-    assert infer_task(f"  {instruction.upper()}\n") == infer_task(instruction)
+    assert infer_level(f"  {instruction.upper()}\n") == infer_level(instruction)
 
 
 @pytest.mark.parametrize("name", PROMPT_TEMPLATES)
@@ -127,4 +127,4 @@ def test_every_template_is_recognised_at_its_own_level(name):
     values = {"expression": "the red square", "box": "[0.100,0.200,0.300,0.400]"}
     template = PROMPT_TEMPLATES[name]
     prompt = format_prompt(name, **{field: values.get(field, "is the dog brown?") for field in template.fields})
-    assert infer_task(prompt) == template.task
+    assert infer_level(prompt) == template.level

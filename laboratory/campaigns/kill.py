@@ -1,0 +1,206 @@
+"""
+Commands killed (SIGKILL) at a random moment and repeated: what they leave can be read at every moment, and in the end
+the outputs are those of a run that nothing interrupted.
+
+The commands run in forks of this process, which has imported everything already: a kill meets work and no imports.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+
+from PIL import Image
+
+from laboratory.campaigns.campaign import Case, Report, run_cases
+from lion_multimodal import checkpoints
+from lion_multimodal.checkpoints import demo_scenes
+
+
+_FEW = ["--device", "cpu", "--num-beams", "1", "--max-new-tokens", "4"]
+
+
+def start(arguments: Sequence[str], log: Path) -> int:
+    """Run a `lion` command in a fork; its process id."""
+    process = os.fork()
+    if process:
+        return process
+    status = 70
+    try:
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        from lion_multimodal.cli.main import main
+
+        status = main(arguments)
+    finally:
+        os._exit(status)
+
+
+def finish(arguments: Sequence[str], log: Path) -> float:
+    """
+    Run a command to its end.
+
+    Returns:
+        `float`: seconds that it took.
+
+    Raises:
+        AssertionError: it failed.
+    """
+    started = time.perf_counter()
+    _, status = os.waitpid(start(arguments, log), 0)
+    assert os.waitstatus_to_exitcode(status) == 0, f"{' '.join(arguments)}: {log.read_text(errors='replace')[-800:]}"
+    return time.perf_counter() - started
+
+
+def kill(arguments: Sequence[str], log: Path, after: float) -> bool:
+    """Run a command and kill it after some seconds; whether it was still running then."""
+    process = start(arguments, log)
+    ends = time.perf_counter() + after
+    while time.perf_counter() < ends:
+        if os.waitpid(process, os.WNOHANG)[0]:
+            return False
+        time.sleep(0.002)
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+    return True
+
+
+def check_readable(folder: Path) -> None:
+    """
+    Every file with a final name is whole.
+
+    Raises:
+        AssertionError: one is not.
+    """
+    for file in folder.rglob("*"):
+        if file.name.startswith(".") or ".partial" in str(file.relative_to(folder)):
+            continue
+        try:
+            if file.suffix == ".json":
+                json.loads(file.read_text(encoding="utf-8"))
+            elif file.suffix == ".png":
+                with Image.open(file) as image:
+                    image.load()
+        except (OSError, ValueError, SyntaxError) as error:
+            raise AssertionError(f"{file.name} is half-written: {error}") from error
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The outputs of a command by name; what tells of times, and what is meant to be temporary, left out."""
+    found = {}
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = file.relative_to(folder).as_posix()
+        if file.name.startswith(".") or ".partial" in name:
+            continue
+        content = file.read_bytes()
+        if file.suffix == ".json":
+            values = json.loads(content)
+            if isinstance(values, dict):
+                for key in ("run", "benchmarks", "versions", "_fingerprint", "download_size"):
+                    values.pop(key, None)
+            content = json.dumps(values, sort_keys=True).encode()
+        elif file.suffix in (".arrow", ".md"):
+            continue
+        found[name] = content
+    return found
+
+
+@cache
+def _inputs() -> Path:
+    """Images, and a benchmark of few questions."""
+    folder = Path(tempfile.mkdtemp(prefix="lion_campaign_"))
+    (folder / "images").mkdir()
+    for number, scene in enumerate(demo_scenes()):
+        scene.image.save(folder / "images" / f"{number}.png")
+    from laboratory.counterparts.synthetic import main
+
+    main([str(folder / "data"), "--rows", "6", "--benchmarks", "pope"])
+    return folder
+
+
+def _predict(output: Path) -> list[str]:
+    images = sorted(str(path) for path in (_inputs() / "images").iterdir())
+    return ["predict", *images, "--no-tags", "--draw", str(output / "drawn"), *_FEW]
+
+
+def _tag(output: Path) -> list[str]:
+    arguments = ["tag", str(_inputs() / "images"), "--output", str(output / "tags.jsonl")]
+    return [*arguments, "--batch-size", "2", "--device", "cpu"]
+
+
+def _tag_dataset(output: Path) -> list[str]:
+    arguments = ["tag", str(_inputs() / "images"), "--output-dataset", str(output / "tagged")]
+    return [*arguments, "--batch-size", "2", "--device", "cpu"]
+
+
+def _evaluate(output: Path) -> list[str]:
+    arguments = [
+        "eval",
+        "--model",
+        str(checkpoints.path("nano")),
+        "--benchmark",
+        "pope",
+        "--output",
+        str(output / "out"),
+    ]
+    return [*arguments, "--data-dir", str(_inputs() / "data"), "--batch-size", "1", "--tags", "none", "--device", "cpu"]
+
+
+def _demo(output: Path) -> list[str]:
+    return ["demo", "--scene", "1", "--output", str(output / "demo.png")]
+
+
+COMMANDS: dict[str, Callable[[Path], list[str]]] = {
+    "predict --draw": _predict,
+    "tag --output": _tag,
+    "tag --output-dataset": _tag_dataset,
+    "eval": _evaluate,
+    "demo": _demo,
+}
+
+
+@cache
+def _uninterrupted(name: str) -> tuple[float, dict[str, bytes]]:
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder)
+        seconds = finish(COMMANDS[name](output), output / "log")
+        (output / "log").unlink()
+        return seconds, contents(output)
+
+
+def _case(name: str) -> Case:
+    def run_one(draw: random.Random) -> str:
+        seconds, expected = _uninterrupted(name)
+        with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as logs:
+            output, log = Path(folder), Path(logs, "log")
+            arguments = COMMANDS[name](output)
+            killed = kill(arguments, log, draw.uniform(0, seconds))
+            check_readable(output)
+            if name == "tag --output-dataset" and not killed:
+                return "finished before"
+            finish(arguments, log)
+            found = contents(output)
+            assert found.keys() == expected.keys(), f"{sorted(found)} and not {sorted(expected)}"
+            different = [file for file in found if found[file] != expected[file]]
+            assert not different, f"{different} differ from an uninterrupted run's"
+            return "killed" if killed else "finished before"
+
+    return run_one
+
+
+CASES: dict[str, Case] = {name: _case(name) for name in COMMANDS}
+
+
+def run(count: int = 200, seed: int = 0, first: int = 0) -> Report:
+    """Kill `count` times, over all commands."""
+    import trainers.tagging  # noqa: F401 (imported once, not in every fork)
+
+    return run_cases("kill", CASES, count, seed, first)
