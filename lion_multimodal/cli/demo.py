@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ValueError, OSError: with one line to show to the user.
     """
-    from lion_multimodal.cli.asking import load_pipeline
+    from lion_multimodal.asking import load_pipeline
     from processing_lion import draw_boxes, load_image
     from trainers.atomic import atomic_file
 

@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ValueError, OSError: with one line to show to the user.
     """
-    from lion_multimodal.cli.asking import base_of_adapter
+    from lion_multimodal.asking import base_of_adapter
     from trainers.finetune import merge_adapter
 
     print(merge_adapter(args.adapter, args.output, base_of_adapter(args.adapter, args.model)))

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     if args.tags is not None and args.no_tags:
         raise ValueError("--tags and --no-tags exclude each other")
     drawings = drawing_files(args.images, Path(args.draw)) if args.draw else None
-    from lion_multimodal.cli.asking import load_pipeline
+    from lion_multimodal.asking import load_pipeline
 
     pipe = load_pipeline(args.model, args.device, args.adapter)
     options: dict[str, Any] = {"prompt": args.prompt, "level": args.level}

@@ -251,4 +251,4 @@ def _validate_swin(config: SwinConfig) -> None:
 __all__ = ["RamConfig"]
 
 
-# Made by write_code, of all code in this folder: 85251391dc5e8c4e65f6956dea4c305e
+# Made by write_code, of all code in this folder: b9663c0b0cd0c05ff98a944bd70a730f

@@ -305,7 +305,6 @@ class LionProcessor(ProcessorMixin):
         if level is not None and task is not None:
             raise ValueError("`task` is the former name of `level`: only one of them must be given")
         level = task if level is None else level
-        level = "auto" if level is None else level
         for name in ("videos", "audio"):
             if kwargs.pop(name, None) is not None:
                 raise ValueError(f"LION takes no {name}")

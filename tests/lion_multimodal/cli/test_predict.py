@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lion_multimodal.cli import asking
+from lion_multimodal import asking
 from lion_multimodal.cli.main import main
 from lion_multimodal.cli.predict import drawing_files
 

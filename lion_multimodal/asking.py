@@ -29,7 +29,7 @@ def base_of_adapter(adapter: str, model: str | None = None) -> str:
 
 
 def load_pipeline(
-    model: str | None = None, device: str | None = None, adapter: str | None = None
+    model: str | None = None, device: str | None = None, adapter: str | None = None, dtype: str | None = None
 ) -> LionImageToTextPipeline:
     """
     The image-to-text pipeline of a checkpoint.
@@ -38,6 +38,8 @@ def load_pipeline(
         model: Directory or Hub repo; the nano checkpoint of this package by default.
         device: Where to run; an accelerator by default, if there is one.
         adapter: A PEFT adapter on top of it, as `lion finetune` writes it.
+        dtype: `"auto"` (that of the checkpoint's files), `"float32"`, `"bfloat16"` or `"float16"`; what transformers
+            does by itself, by default. The tagger always runs in float32.
 
     Raises:
         ValueError, OSError: there is no such device, or no whole checkpoint; option or file is named.
@@ -54,7 +56,7 @@ def load_pipeline(
     logging.disable_progress_bar()
     source = base_of_adapter(adapter, model) if adapter else str(model or checkpoints.path("nano"))
     with loading(source):
-        loaded = LionForConditionalGeneration.from_pretrained(source)
+        loaded = LionForConditionalGeneration.from_pretrained(source, **({} if dtype is None else {"dtype": dtype}))
         check_weights(loaded, source)
         if adapter:
             from trainers.finetune import attach_adapter
