@@ -175,7 +175,7 @@ class LionEngine:
             tags: dict[int, tuple[str, ...]] = {}
             pixels = {n: image.tagger_pixel_values for n, image in enumerate(images)}
             tagged = {n: values for n, values in pixels.items() if values is not None}
-            if tagged:
+            if tagged and self.tagger is not None:
                 found = self.tagger.tag_pixel_values(torch.cat(list(tagged.values())))
                 tags = {n: tuple(names) for n, names in zip(tagged, found)}
             features = self.model.encode_images(torch.cat([image.pixel_values for image in images]).to(self.device))

@@ -128,7 +128,7 @@ class NumberedCollator:
         batch = self.processor(
             text=[row["prompt"] for row in rows],
             tags=[None if row["tags"] is None else ", ".join(row["tags"]) for row in rows],
-            task=[row["level"] for row in rows],
+            level=[row["level"] for row in rows],
             answers=[row["completion"] for row in rows],
             return_tensors="pt",
         )
@@ -140,7 +140,7 @@ def numbered_rows(sources: Sequence[SourceRecipe]) -> tuple[datasets.Dataset, li
     rows: list[dict[str, Any]] = []
     scenes: list[Scene] = []
     for source in sources:
-        kept = {"name": source.name, "builder_kwargs": source.builder_kwargs, "tags": source.tags}
+        kept: dict[str, Any] = {"name": source.name, "builder_kwargs": source.builder_kwargs, "tags": source.tags}
         if source != SourceRecipe(**kept, builder=_BUILDER, level="column"):
             raise ValueError(
                 f"source {source.name!r} must be `builder: {_BUILDER}` with `level: column` and nothing but `tags`"
@@ -174,7 +174,7 @@ def run_cached_stage(recipe: Recipe, stage: Stage, resume: bool = False) -> Path
     args = training_arguments(recipe, stage)
     args.eval_strategy = "no"
     set_seed(args.seed)
-    base = run_stage(recipe, "stage0", resume=True) if recipe.stage0 else recipe.model
+    base = run_stage(recipe, "stage0", resume=True) if recipe.stage0 else str(recipe.model)
     processor = LionProcessor.from_pretrained(base)
     rows, scenes = numbered_rows(recipe.sources(stage))
     model = stage_model(recipe, stage, base)

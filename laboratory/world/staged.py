@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -183,7 +183,7 @@ class StagedPhases(Phases):
         return lion
 
 
-def _begins_with(*parts: str):
+def _begins_with(*parts: str) -> Callable[[str], bool]:
     return lambda name: name.removeprefix("lion.").startswith(parts)
 
 

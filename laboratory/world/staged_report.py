@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from peft import PeftModel
 
@@ -81,7 +82,7 @@ def report_stages(
         `dict`: Scores (see [`~laboratory.world.evaluate_world.Score`]) by state and task.
     """
     settings = {"samples": samples, "split": split, "most_objects": most_objects}
-    report = {"settings": settings, "states": {}}
+    report: dict[str, Any] = {"settings": settings, "states": {}}
     if path.is_file():
         report = json.loads(path.read_text(encoding="utf-8"))
         if report["settings"] != settings:
@@ -141,8 +142,8 @@ def to_markdown(states: dict[str, dict[str, list[dict]]]) -> str:
         chance = next(iter(by_state.values()))["chance"]
         row = [task, metric, "–" if chance is None else f"{chance:.3f}"]
         for state in columns:
-            score = by_state.get(state)
-            row.append(f"{score['value']:.3f} ({score['low']:.3f}–{score['high']:.3f})" if score else "")
+            found = by_state.get(state)
+            row.append(f"{found['value']:.3f} ({found['low']:.3f}–{found['high']:.3f})" if found else "")
         lines.append("| " + " | ".join(row) + " |")
     for score in states.get("tagger", {}).get("tagger", []):
         lines.append(

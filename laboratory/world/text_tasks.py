@@ -146,8 +146,8 @@ def _packed(rng: np.random.Generator) -> Exercise:
         names[1] = (names[0][0], names[1][1]) if rng.random() < 0.5 else (names[1][0], names[0][1])
     lists = [_numbers(rng) for _ in range(count)]
     symbols = []
-    for name, numbers in zip(names, lists):
-        symbols += [Symbol(name, numbers)] * int(rng.integers(1, 1 + _MOST_SYMBOLS // count))
+    for pair, numbers in zip(names, lists):
+        symbols += [Symbol(pair, numbers)] * int(rng.integers(1, 1 + _MOST_SYMBOLS // count))
     symbols += [Symbol()] * int(rng.integers(0, 1 + _MOST_SYMBOLS - len(symbols)))
     symbols = [symbols[index] for index in rng.permutation(len(symbols))]
     asked = int(rng.integers(count))
@@ -321,7 +321,7 @@ class SymbolVocabulary(nn.Module):
         num_slots (`int`): Number of object slots.
     """
 
-    def __init__(self, embeddings: torch.Tensor, tokenizer, num_slots: int):
+    def __init__(self, embeddings: torch.Tensor, tokenizer: Any, num_slots: int):
         super().__init__()
         width = embeddings.shape[1]
         embeddings = embeddings.detach().clone()
