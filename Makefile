@@ -45,9 +45,10 @@ test-newest: environments
 	LION_CORE_PYTHONS=$(subst $(empty) ,:,$(patsubst %,$(abspath .)/%/bin/python,$(CORE))) \
 	$(BIN)/python -m pytest
 
+# The experiments and the distributions are tested once.
 test-transformers4: environments
 	PYTHONPATH=$(TORCHAO) $(TRANSFORMERS4)/bin/python -m pytest tests/modeling_lion/test_quantization.py -k torchao
-	$(TRANSFORMERS4)/bin/python -m pytest
+	$(TRANSFORMERS4)/bin/python -m pytest $(addprefix --ignore=tests/,laboratory packaging)
 
 # Parity and generation, saving and loading, the pipelines, training.
 SMOKE := tests/modeling_lion/test_lion_parity.py tests/modeling_lion/test_pipeline.py tests/processing_lion/test_saving.py \
@@ -86,7 +87,7 @@ $(patsubst %,%/.installed,$(FULL) $(CORE) $(SMALL)): pyproject.toml $(wildcard c
 
 $(patsubst %,%/.installed,$(FULL)):
 	$(PYTHON) -m venv $(@D)
-	$(PIP) --editable ".[train,evaluation,quantization,dev]"
+	$(PIP) --editable ".[train,evaluation,quantization,serve,dev]"
 	touch $@
 
 # One after the other: both write beside the code what setuptools knows of it.

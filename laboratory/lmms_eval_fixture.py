@@ -128,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Write datasets of lmms-eval's tasks about the synthetic world, from the command line."""
     parser = argparse.ArgumentParser(prog="python -m laboratory.lmms_eval_fixture", description=main.__doc__)
     parser.add_argument("directory", type=Path, help="where lmms-eval will run")
-    parser.add_argument("--rows", type=int, default=100, help="rows of each data set (default: 100)")
+    parser.add_argument("--rows", type=int, default=100, help="rows of each dataset (default: 100)")
     parser.add_argument("--tasks", help=f"names, separated by commas, of {', '.join(TASKS)} (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="which scenes and questions (default: 0)")
     options = parser.parse_args(arguments)

@@ -1,6 +1,6 @@
 """
 LION itself: the model, its tagger, the pipeline, the PEFT method and self-contained Hub repos. Importing it registers
-them with transformers' Auto classes; `import modeling_lion.peft_lion` registers the method with PEFT.
+them with transformers' Auto classes and, where PEFT is installed, with its methods.
 """
 
 import importlib
@@ -31,7 +31,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # On first use, as PEFT is optional and takes seconds to import.
+    # On first use, as PEFT is optional.
     if name in ("LionAdapterConfig", "LionAdapterModel"):
         return getattr(importlib.import_module("modeling_lion.peft_lion"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,7 @@
 """LION among transformers' Auto classes and PEFT's methods, registered as custom models register themselves."""
 
-import importlib
+import importlib.util
+import logging
 import sys
 from typing import Any
 
@@ -18,6 +19,8 @@ from processing_lion.image_processing_lion import LionImageProcessor
 from processing_lion.processing_lion import LionProcessor
 
 
+logger = logging.getLogger(__name__)
+
 if hasattr(modeling_auto, "AutoModelForVision2Seq"):
     AutoModelForVision2Seq: Any = modeling_auto.AutoModelForVision2Seq
 else:
@@ -31,10 +34,7 @@ else:
 def register() -> None:
     """
     Make `lion` and `lion_ram` known to transformers, give `AutoModelForVision2Seq` back to transformers 5, and make
-    `LION_ADAPTER` known to PEFT where that is imported already.
-
-    PEFT takes seconds to import, which nobody waits for who uses a plain model: `import modeling_lion.peft_lion`, or
-    the use of any name from it, registers the method whenever it is done.
+    `LION_ADAPTER` known to PEFT where that is installed.
     """
     if not hasattr(modeling_auto, "AutoModelForVision2Seq"):
         # The last of these is where a class from a repo looks whether there is such an Auto class.
@@ -51,5 +51,8 @@ def register() -> None:
         if name.startswith("AutoModel") and hasattr(auto, name):
             getattr(auto, name).register(LionConfig, LionForConditionalGeneration, exist_ok=True)
 
-    if "peft" in sys.modules:
-        importlib.import_module("modeling_lion.peft_lion")
+    if importlib.util.find_spec("peft") is not None:
+        try:
+            importlib.import_module("modeling_lion.peft_lion")
+        except ImportError as error:  # a plain model needs no PEFT
+            logger.warning("PEFT does not know LION_ADAPTER, as it cannot be imported: %s", error)

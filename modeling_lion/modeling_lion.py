@@ -100,7 +100,7 @@ class LionPreTrainedModel(SelfContainedModel):
         "LionVisionAggregatorLayer",
         "LionVisionBlock",
     ]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["past_key_values", "cache"]
     _supports_flex_attn = FLEX_TAKES_BIAS
     _can_compile_fullgraph = True
     _auto_map: ClassVar[dict[str, str]] = LION_AUTO_MAP
@@ -141,6 +141,16 @@ class LionPreTrainedModel(SelfContainedModel):
                 for stack in ("encoder", "decoder"):
                     index.setdefault(f"language_model.{stack}.embed_tokens.weight", embeddings)
         return loaded
+
+    def mark_tied_weights_as_initialized(self, *loading_info: Any) -> None:
+        """As in transformers 5, which would take embeddings that no file holds under any of their names for loaded."""
+        missing = [set(info.missing_keys) for info in loading_info]  # transformers 5.0 gives none
+        super().mark_tied_weights_as_initialized(*loading_info)
+        tied = self.all_tied_weights_keys
+        for names, info in zip(missing, loading_info):
+            for source in names & set(tied.values()):
+                if all(target in names for target, of in tied.items() if of == source):
+                    info.missing_keys.add(source)
 
     def gradient_checkpointing_enable(
         self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any
@@ -389,7 +399,7 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
             image_features = image_features.select([0] * batch_size)
         if image_features.num_images != batch_size:
             raise ValueError(
-                f"{image_features.num_images} pictures for {batch_size} instructions: give one picture per row of "
+                f"{image_features.num_images} images for {batch_size} instructions: give one image per row of "
                 "`input_ids`, or a single one for all (`image_features.select` repeats rows)."
             )
 
@@ -494,7 +504,7 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
                     "latter); to get an answer, call `generate`."
                 )
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
-            if decoder_attention_mask is None and "past_key_values" not in kwargs:
+            if decoder_attention_mask is None and not {"past_key_values", "cache"} & kwargs.keys():
                 decoder_attention_mask = (labels != _IGNORED_LABEL).long()
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,

@@ -150,7 +150,7 @@ class LionImageToTextPipeline(Pipeline):
                 if isinstance(kwargs.get(name), (list, tuple)):
                     values = kwargs.pop(name)
                     if len(values) != len(inputs):
-                        raise ValueError(f"`{name}` has {len(values)} entries for {len(inputs)} pictures.")
+                        raise ValueError(f"`{name}` has {len(values)} entries for {len(inputs)} images.")
                     inputs = [{name: value, **sample} for value, sample in zip(values, inputs)]
             inputs = [_Numbered(sample, index) for index, sample in enumerate(inputs)]
         elif isinstance(inputs, types.GeneratorType):

@@ -36,6 +36,7 @@ LION_CODE = tuple(
             *PROCESSOR_CODE,
             *TAGGER_CODE,
             "configuration_lion/configuration_lion.py",
+            "modeling_lion/handler.py",
             "modeling_lion/language_model_lion.py",
             "modeling_lion/mixture_of_adapters_lion.py",
             "modeling_lion/modeling_lion.py",

@@ -41,7 +41,7 @@ def find_box_problem(text: str) -> str | None:
     for box in read_boxes(text):
         x1, y1, x2, y2 = box
         if not all(0 <= value <= 1 for value in box):
-            return f"box {list(box)} reaches outside the picture (fractions of width and height in [0, 1])"
+            return f"box {list(box)} reaches outside the image (fractions of width and height in [0, 1])"
         if x1 >= x2 or y1 >= y2:
             return f"box {list(box)} has no area (x1 < x2 and y1 < y2)"
     return None

@@ -54,14 +54,14 @@ ROW_FEATURES = datasets.Features(
 )
 
 AnyDataset: TypeAlias = datasets.Dataset | datasets.IterableDataset
-TagPictures: TypeAlias = Callable[[SourceRecipe, datasets.Dataset], Sequence[Any]]
+TagRows: TypeAlias = Callable[[SourceRecipe, datasets.Dataset], Sequence[Any]]
 
 
 def build_dataset(
     sources: Sequence[SourceRecipe],
     seed: int = 42,
     bad_rows: BadRows | None = None,
-    tag_pictures: TagPictures | None = None,
+    tag_rows: TagRows | None = None,
     training: bool = True,
     process_index: int = 0,
     num_processes: int = 1,
@@ -73,8 +73,8 @@ def build_dataset(
         sources (`Sequence[SourceRecipe]`): At least one.
         seed (`int`): Of the mixture and of the shuffling of streams.
         bad_rows ([`BadRows`], *optional*): What happens to unusable rows; by default they are skipped and logged.
-        tag_pictures (`Callable`, *optional*):
-            `tag_pictures(source, images)` gives the tags of every row of a dataset with the column `image`; needed
+        tag_rows (`Callable`, *optional*):
+            `tag_rows(source, images)` gives the tags of every row of a dataset with the column `image`; needed
             for sources with `tags: tagger`.
         training (`bool`):
             Whether streams are shuffled and start again when they end, so that `max_steps` alone says how long training
@@ -90,10 +90,10 @@ def build_dataset(
         ValueError: no source, or one that cannot be used; the message names it.
     """
     if not sources:
-        raise ValueError("`sources` is empty: a stage needs at least one data set.")
+        raise ValueError("`sources` is empty: a stage needs at least one dataset.")
     bad_rows = bad_rows or BadRows()
     share = (process_index, num_processes)
-    loaded = [load_source(source, seed, bad_rows, tag_pictures, training, *share) for source in sources]
+    loaded = [load_source(source, seed, bad_rows, tag_rows, training, *share) for source in sources]
     rows = mix(loaded, [source.weight for source in sources], seed, *share)
     if isinstance(rows, datasets.IterableDataset) and training:
         # The position tells the passes over a stream apart where a row is augmented.
@@ -158,7 +158,7 @@ def load_source(
     source: SourceRecipe,
     seed: int = 42,
     bad_rows: BadRows | None = None,
-    tag_pictures: TagPictures | None = None,
+    tag_rows: TagRows | None = None,
     training: bool = True,
     process_index: int = 0,
     num_processes: int = 1,
@@ -193,7 +193,7 @@ def load_source(
                 f"Source {source.name!r} streams, so the tagger cannot go first: write its tags beforehand."
             )
         return _stream(raw, source, reader, seed if training else None, bad_rows, process_index, num_processes)
-    return _prepare(raw, source, reader, bad_rows, tag_pictures, torn)
+    return _prepare(raw, source, reader, bad_rows, tag_rows, torn)
 
 
 def _expand_conversations(raw: AnyDataset, source: SourceRecipe) -> AnyDataset:
@@ -260,7 +260,7 @@ def _open(source: SourceRecipe, num_processes: int) -> tuple[AnyDataset, dict[in
             raise ValueError(f"Source {source.name!r} has no split {source.split!r}; it has {list(raw)}.")
         raw = raw[source.split]
     if not isinstance(raw, (datasets.Dataset, datasets.IterableDataset)):
-        raise ValueError(f"Source {source.name!r} gave a {type(raw).__name__} instead of a data set.")
+        raise ValueError(f"Source {source.name!r} gave a {type(raw).__name__} instead of a dataset.")
     if source.max_samples is not None:
         raw = _first_rows(raw, source.max_samples)
     if raw.column_names is None:  # a stream that does not know before it is read
@@ -417,11 +417,11 @@ def _prepare(
     source: SourceRecipe,
     reader: _RowReader,
     bad_rows: BadRows,
-    tag_pictures: TagPictures | None,
+    tag_rows: TagRows | None,
     torn: Mapping[int, str],
 ) -> datasets.Dataset:
     """Map-style: texts are rewritten, images are neither copied nor decoded."""
-    pictures = _picture_column(raw, reader)
+    pictures = _image_column(raw, reader)
     text_features = {name: f for name, f in ROW_FEATURES.items() if name not in ("image", "index")}
     text_features["problem"] = datasets.Value("string")
     texts = raw.select_columns(reader.text_columns or raw.column_names[:1])
@@ -433,9 +433,9 @@ def _prepare(
             desc=f"Reading {source.name}",
         )
     if source.tags == "tagger":
-        if tag_pictures is None:
+        if tag_rows is None:
             raise ValueError(f"Source {source.name!r} asks for the tagger, but the recipe names no `tagger`.")
-        tags = pa.array([read_tags(tag) or "" for tag in tag_pictures(source, pictures)], pa.string())
+        tags = pa.array([read_tags(tag) or "" for tag in tag_rows(source, pictures)], pa.string())
         texts = texts.remove_columns("tags").add_column("tags", tags)
 
     missing = _find_missing_images(pictures)
@@ -459,12 +459,12 @@ def _prepare(
     return rows
 
 
-def _picture_column(raw: datasets.Dataset, reader: _RowReader) -> datasets.Dataset:
+def _image_column(raw: datasets.Dataset, reader: _RowReader) -> datasets.Dataset:
     """The images alone, undecoded, in a column `image`."""
     column = reader.columns["image"]
     pictures = raw.select_columns(column)
     feature = pictures.features[column]
-    if reader.source.image_folder is None and _is_picture(feature):
+    if reader.source.image_folder is None and _is_image(feature):
         pictures = pictures.cast_column(column, datasets.Image(decode=False))
         return pictures if column == "image" else pictures.rename_column(column, "image")
 
@@ -487,7 +487,7 @@ def _picture_column(raw: datasets.Dataset, reader: _RowReader) -> datasets.Datas
         )
 
 
-def _is_picture(feature: Any) -> bool:
+def _is_image(feature: Any) -> bool:
     """Whether a column's values are images or become images by a change of type alone."""
     if isinstance(feature, datasets.Image):
         return True

@@ -1,4 +1,4 @@
-"""Pictures of a finished training: its losses, and what the routers learnt."""
+"""Images of a finished training: its losses, and what the routers learnt."""
 
 import logging
 import os

@@ -148,7 +148,7 @@ def read_image_source(row: Mapping[str, Any]) -> Any:
         elif isinstance(images, (str, bytes, Mapping)) or not isinstance(images, Sequence):
             images = [images]
         if len(images) > 1:
-            raise ValueError(f"has {len(images)} pictures; LION reads one")
+            raise ValueError(f"has {len(images)} images; LION reads one")
         image = images[0] if images else None
     return image
 
@@ -182,11 +182,11 @@ def open_image(source: Any, allow_private_addresses: bool | None = None) -> PIL.
     if isinstance(source, Mapping):
         source = source.get("bytes") or source.get("path")
     if source is None:
-        raise ValueError("has no picture")
+        raise ValueError("has no image")
     try:
         return load_image(source, allow_private_addresses=allow_private_addresses)
     except (OSError, TypeError, ValueError, PIL.Image.DecompressionBombError) as error:
-        raise ValueError(f"picture cannot be read: {error}") from error
+        raise ValueError(f"image cannot be read: {error}") from error
 
 
 def is_address(source: Any) -> bool:
@@ -203,10 +203,10 @@ def find_missing_image(source: Any) -> str | None:
             return None
         source = source.get("path")
     if source is None:
-        return "has no picture"
+        return "has no image"
     if isinstance(source, (str, os.PathLike)) and not str(source)[:8].lower().startswith(_NO_PATHS):
         if "::" not in str(source) and not _is_file(source):
-            return f"picture {str(source)[:200]!r} does not exist"
+            return f"image {str(source)[:200]!r} does not exist"
     return None
 
 

@@ -261,19 +261,19 @@ def _build_datasets(
                 "%s is meant for %s data, but %r is %s.", stage.name, stage.levels, source.name, source.level
             )
 
-    def tag_pictures(source: SourceRecipe, pictures: datasets.Dataset) -> Sequence[Any]:
+    def tag_rows(source: SourceRecipe, pictures: datasets.Dataset) -> Sequence[Any]:
         return tag_images_of(recipe, base, source, pictures)
 
     train = build_dataset(
         sources,
         args.data_seed,
         bad_rows,
-        tag_pictures,
+        tag_rows,
         process_index=args.process_index,
         num_processes=args.world_size,
     )
     evaluation = {
-        source.name: build_dataset([source], args.data_seed, bad_rows, tag_pictures, training=False)
+        source.name: build_dataset([source], args.data_seed, bad_rows, tag_rows, training=False)
         for source in recipe.sources(stage, evaluation=True)
     }
     return train, evaluation

@@ -76,9 +76,9 @@ class LionSFTConfig(trl.SFTConfig):
         default=False, metadata={"help": "The same for region-level rows, with their boxes moved along."}
     )
     crop_scale: tuple[float, float] = field(
-        default=(0.5, 1.0), metadata={"help": "Share of the picture's area that a crop keeps.", "nargs": 2}
+        default=(0.5, 1.0), metadata={"help": "Share of the image's area that a crop keeps.", "nargs": 2}
     )
-    flip_probability: float = field(default=0.5, metadata={"help": "How often a picture is flipped."})
+    flip_probability: float = field(default=0.5, metadata={"help": "How often an image is flipped."})
     bad_rows: str = field(
         default="skip", metadata={"help": "What to do with unusable rows.", "choices": ["skip", "fail"]}
     )
@@ -156,7 +156,7 @@ class LionSFTConfig(trl.SFTConfig):
         if not 0 <= self.flip_probability <= 1:
             raise ValueError(f"`flip_probability` must lie in [0, 1], got {self.flip_probability}.")
         if self.remove_unused_columns:
-            raise ValueError("`remove_unused_columns` must be False: the collator needs pictures and texts.")
+            raise ValueError("`remove_unused_columns` must be False: the collator needs images and texts.")
         if self.packing or self.padding_free:
             raise ValueError("`packing` and `padding_free` are for decoder-only models; leave them False.")
         if self.hub_strategy in ("checkpoint", "all_checkpoints"):

@@ -171,7 +171,7 @@ def _choose_column(dataset: Dataset, column: str | None) -> str:
     if column is not None:
         if column not in usable:
             raise ValueError(
-                f"image_column {column!r} is no column of images or paths; the data set has {dataset.features}"
+                f"image_column {column!r} is no column of images or paths; the dataset has {dataset.features}"
             )
         return column
     images = [name for name in usable if isinstance(dataset.features[name], Image)]
@@ -215,10 +215,10 @@ def _load_split(source: str, split: str | None, subset: str | None) -> Dataset:
     path = Path(source)
     try:
         if path.is_file() and path.suffix not in FILE_FORMATS:
-            raise ValueError(f"{source}: expected a folder, a data set or a file of {sorted(FILE_FORMATS)}")
+            raise ValueError(f"{source}: expected a folder, a dataset or a file of {sorted(FILE_FORMATS)}")
         dataset = open_dataset(source, subset, split)
     except DatasetsError as error:
-        raise ValueError(f"{source} could not be read as a data set: {error}") from error
+        raise ValueError(f"{source} could not be read as a dataset: {error}") from error
     if isinstance(dataset, Dataset):
         return dataset
     if split is None and len(dataset) == 1:
@@ -314,7 +314,7 @@ def tag_images(
     waiting = [index for index, name in enumerate(images.names) if name not in present]
 
     if state.is_main_process and waiting and is_address(images[waiting[0]]):
-        logger.warning("Images are fetched from addresses in the data set, the first: %.200s", images[waiting[0]])
+        logger.warning("Images are fetched from addresses in the dataset, the first: %.200s", images[waiting[0]])
     tagged, broken = 0, []
     share = waiting[state.process_index :: state.num_processes]
     loader = DataLoader(
@@ -397,7 +397,7 @@ def tag_to_dataset(
     columns = [name for name in (tags_column, scores_column) if name is not None]
     for name, column in zip(("tags_column", "scores_column"), columns):
         if column in dataset.column_names:
-            raise ValueError(f"{name} {column!r} is a column of the data set already")
+            raise ValueError(f"{name} {column!r} is a column of the dataset already")
     report = tag_images(tagger, images, progress, tags_column=tags_column, scores_column=scores_column, **options)
     state = _process_state()
     if state.is_main_process:
@@ -422,9 +422,9 @@ def _finish_dataset(
     try:
         written = load_from_disk(str(directory))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{directory} exists already and is no data set ({error})") from error
+        raise ValueError(f"{directory} exists already and is no dataset ({error})") from error
     if not isinstance(written, Dataset) or tags_column not in written.column_names or len(written) != len(records):
-        raise ValueError(f"{directory} exists already, and is not the data set whose tags are in {progress}")
+        raise ValueError(f"{directory} exists already, and is not the dataset whose tags are in {progress}")
     state = _process_state()
     state.wait_for_everyone()
     if state.is_main_process:

@@ -14,6 +14,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from lion_multimodal import checkpoints
 from lion_multimodal.checkpoints import demo_scenes
 
 
+# Of results: times, names of folders, versions of what is installed.
+_UNEQUAL = ("run", "benchmarks", "versions", "_fingerprint", "download_size", "base_model_name_or_path")
 _FEW = ["--device", "cpu", "--num-beams", "1", "--max-new-tokens", "4"]
 
 
@@ -93,18 +96,28 @@ def check_readable(folder: Path) -> None:
             raise AssertionError(f"{file.name} is half-written: {error}") from error
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    """The outputs of a command by name; what tells of times, and what is meant to be temporary, left out."""
+def contents(folder: Path, patterns: Sequence[str] = ("*",)) -> dict[str, bytes]:
+    """
+    The outputs of a command by name, those that fit a pattern; what tells of times or folders, checkpoints along the
+    way, and what is meant to be temporary, left out.
+    """
     found = {}
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for file in sorted({path for pattern in patterns for path in folder.rglob(pattern) if path.is_file()}):
         name = file.relative_to(folder).as_posix()
-        if file.name.startswith(".") or ".partial" in name:
+        if "checkpoint-" in name or file.name.startswith(".") or ".partial" in name:
             continue
         content = file.read_bytes()
         if file.suffix == ".json":
             values = json.loads(content)
             if isinstance(values, dict):
-                for key in ("run", "benchmarks", "versions", "_fingerprint", "download_size"):
+                for key in (
+                    "run",
+                    "benchmarks",
+                    "versions",
+                    "_fingerprint",
+                    "download_size",
+                    "base_model_name_or_path",
+                ):
                     values.pop(key, None)
             content = json.dumps(values, sort_keys=True).encode()
         elif file.suffix in (".arrow", ".md"):
@@ -158,22 +171,109 @@ def _demo(output: Path) -> list[str]:
     return ["demo", "--scene", "1", "--output", str(output / "demo.png")]
 
 
-COMMANDS: dict[str, Callable[[Path], list[str]]] = {
-    "predict --draw": _predict,
-    "tag --output": _tag,
-    "tag --output-dataset": _tag_dataset,
-    "eval": _evaluate,
-    "demo": _demo,
+@cache
+def _rows() -> Path:
+    """Rows to train on."""
+    file = _inputs() / "rows.jsonl"
+    with file.open("w", encoding="utf-8") as lines:
+        for number in range(len(demo_scenes())):
+            row = {"image": f"images/{number}.png", "prompt": "What is it?", "completion": f"number {number}"}
+            lines.write(json.dumps(row) + "\n")
+    return file
+
+
+@cache
+def _base() -> Path:
+    """The nano without adapters, from which a stage can start."""
+    from modeling_lion import LionForConditionalGeneration
+    from processing_lion import LionProcessor
+
+    folder, nano = _inputs() / "base", checkpoints.path("nano")
+    LionForConditionalGeneration.from_pretrained(nano, adapter_config={"adapters": []}).save_pretrained(folder)
+    LionProcessor.from_pretrained(nano).save_pretrained(folder)
+    return folder
+
+
+_TRAINING = {
+    "max_steps": 4,
+    "save_steps": 1,
+    "save_total_limit": 2,
+    "per_device_train_batch_size": 2,
+    "eval_strategy": "no",
+    "use_cpu": True,
+    "bf16": False,
+    "disable_tqdm": True,
+}
+
+
+def _train(output: Path) -> list[str]:
+    recipe = {
+        "model": str(_base()),
+        "output_dir": str(output / "run"),
+        "stages": {"stage1": {"training": _TRAINING, "data": [{"name": "rows", "data_files": str(_rows())}]}},
+    }
+    file = _inputs() / "recipe.yaml"
+    file.write_text(json.dumps(recipe), encoding="utf-8")  # JSON is YAML
+    # In the place where it stands, the recipe would hold the name of another folder for every run.
+    return ["train", "stage1", "--config", str(file), "--output-dir", str(output / "run")]
+
+
+def _finetune(output: Path) -> list[str]:
+    options = [f"finetune.training.{name}={json.dumps(value)}" for name, value in _TRAINING.items()]
+    arguments = ["finetune", "--data", str(_rows()), "--eval-data", str(_rows()), "--output", str(output / "tuned")]
+    return [*arguments, *options]
+
+
+@cache
+def _adapter() -> Path:
+    folder = _inputs() / "adapter"
+    folder.mkdir()
+    finish(_finetune(folder), folder / "log")
+    return folder / "tuned"
+
+
+def _merge(output: Path) -> list[str]:
+    return ["merge", str(_adapter()), "--output", str(output / "merged")]
+
+
+@dataclass(frozen=True)
+class Command:
+    """
+    A command to kill.
+
+    Args:
+        arguments (`Callable`): Makes its arguments, given the folder for its output.
+        resume (`str`, *optional*): Option that makes it go on.
+        compared (`tuple[str, ...]`): Patterns of the outputs that are compared with an uninterrupted run's.
+        may_exist (`bool`): Whether it may be repeated where it has finished before.
+    """
+
+    arguments: Callable[[Path], list[str]]
+    resume: str | None = None
+    compared: tuple[str, ...] = ("*",)
+    may_exist: bool = True
+
+
+COMMANDS: dict[str, Command] = {
+    "predict --draw": Command(_predict),
+    "tag --output": Command(_tag),
+    "tag --output-dataset": Command(_tag_dataset, may_exist=False),
+    "eval": Command(_evaluate),
+    "demo": Command(_demo),
+    # Of a training, what it is for; beside it lie states of its optimiser and times.
+    "train": Command(_train, "--resume", ("adapter_model.safetensors", "adapter_config.json")),
+    "finetune": Command(_finetune, "--resume", ("adapter_model.safetensors", "adapter_config.json")),
+    "merge": Command(_merge, may_exist=False),
 }
 
 
 @cache
 def _uninterrupted(name: str) -> tuple[float, dict[str, bytes]]:
     with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder)
-        seconds = finish(COMMANDS[name](output), output / "log")
+        output, command = Path(folder), COMMANDS[name]
+        seconds = finish(command.arguments(output), output / "log")
         (output / "log").unlink()
-        return seconds, contents(output)
+        return seconds, contents(output, command.compared)
 
 
 def _case(name: str) -> Case:
@@ -181,13 +281,14 @@ def _case(name: str) -> Case:
         seconds, expected = _uninterrupted(name)
         with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as logs:
             output, log = Path(folder), Path(logs, "log")
-            arguments = COMMANDS[name](output)
+            command = COMMANDS[name]
+            arguments = command.arguments(output)
             killed = kill(arguments, log, draw.uniform(0, seconds))
             check_readable(output)
-            if name == "tag --output-dataset" and not killed:
+            if not command.may_exist and (not killed or contents(output, command.compared) == expected):
                 return "finished before"
-            finish(arguments, log)
-            found = contents(output)
+            finish(arguments + ([command.resume] if command.resume else []), log)
+            found = contents(output, command.compared)
             assert found.keys() == expected.keys(), f"{sorted(found)} and not {sorted(expected)}"
             different = [file for file in found if found[file] != expected[file]]
             assert not different, f"{different} differ from an uninterrupted run's"

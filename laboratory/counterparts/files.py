@@ -11,7 +11,7 @@ import datasets
 import pyarrow.parquet as parquet
 
 from laboratory.world.scene import Scene, render
-from lion_multimodal.evaluation.rows import PICTURE_FOLDER
+from lion_multimodal.evaluation.rows import IMAGE_FOLDER
 from trainers.json_lines import encode_line
 
 
@@ -41,7 +41,7 @@ def write_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def write_pictures(folder: Path, scenes: dict[str, Scene]) -> None:
-    pictures = folder / PICTURE_FOLDER
+    pictures = folder / IMAGE_FOLDER
     pictures.mkdir(exist_ok=True)
     for name, scene in scenes.items():
         (pictures / name).write_bytes(_png(scene))

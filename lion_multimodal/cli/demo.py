@@ -27,12 +27,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add the subcommand `demo`."""
     parser = subparsers.add_parser(
         "demo",
-        help="show what a checkpoint says about pictures",
-        description="Tag, describe, ask about and locate something in a picture, and draw it. Without a picture it "
+        help="show what a checkpoint says about images",
+        description="Tag, describe, ask about and locate something in an image, and draw it. Without an image it "
         f"takes the first {HELD_OUT_SCENES} of the synthetic world that the nano checkpoint has never seen, and prints "
         "what is true beside the answers.",
     )
-    parser.add_argument("image", nargs="?", help="picture (file or URL)")
+    parser.add_argument("image", nargs="?", help="image (file or URL)")
     parser.add_argument("--scene", type=int, metavar="N", help="one held-out scene, in place of the first ten")
     parser.add_argument("--model", metavar="REPO_OR_DIR", help="checkpoint (default: the nano in this package)")
     parser.add_argument("--output", default="demo.png", metavar="FILE.png", help="drawing (default: demo.png)")
@@ -104,7 +104,7 @@ def ask_all(pipe: LionImageToTextPipeline, shown: list[Shown]) -> None:
 
 
 def _print(item: Shown) -> None:
-    print(f"picture   {item.name}")
+    print(f"image   {item.name}")
     print(f"tags      {', '.join(item.tags)}")
     for exchange in item.exchanges:
         truth = f"   (true: {exchange.truth})" if exchange.truth else ""

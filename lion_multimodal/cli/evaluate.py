@@ -34,14 +34,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--data-dir",
         metavar="DIR",
-        help="folder with DIR/NAME for each benchmark (default: data sets on the Hub)",
+        help="folder with DIR/NAME for each benchmark (default: datasets on the Hub)",
     )
     parser.add_argument("--limit", type=int, metavar="N", help="ask the first N questions of each benchmark only")
     parser.add_argument(
         "--batch-size",
         type=int,
         default=16,
-        help="pictures and questions at once, for each process (default: 16)",
+        help="images and questions at once, for each process (default: 16)",
     )
     parser.add_argument(
         "--tags",

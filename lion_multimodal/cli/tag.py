@@ -11,8 +11,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add the subcommand `tag`."""
     parser = subparsers.add_parser(
         "tag",
-        help="tag every image of a folder or a data set",
-        description="Tag every image of a folder or a data set. A run that was interrupted goes on where it stopped "
+        help="tag every image of a folder or a dataset",
+        description="Tag every image of a folder or a dataset. A run that was interrupted goes on where it stopped "
         "when the command is repeated. Images that cannot be read are named, skipped and counted. By several "
         "processes, on one machine or on many that share a file system: "
         "accelerate launch -m lion_multimodal.cli.main tag ...",
@@ -21,16 +21,16 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "source",
         type=not_empty,
         metavar="FOLDER|DATASET",
-        help="folder of images (searched with its subfolders), local data set or data file, or Hub data set",
+        help="folder of images (searched with its subfolders), local dataset or data file, or Hub dataset",
     )
     parser.add_argument(
         "--model",
         metavar="REPO_OR_DIR",
         help="tagger, or LION checkpoint with a tagger/ subfolder (default: the tagger that ships with this package)",
     )
-    parser.add_argument("--split", help="split of the data set, if it has several")
-    parser.add_argument("--subset", help="configuration of the data set, if it has several")
-    parser.add_argument("--image-column", help="column of the images, if the data set has several")
+    parser.add_argument("--split", help="split of the dataset, if it has several")
+    parser.add_argument("--subset", help="configuration of the dataset, if it has several")
+    parser.add_argument("--image-column", help="column of the images, if the dataset has several")
     parser.add_argument("--language", choices=["en", "zh"], default="en", help="language of the tags (default: en)")
     parser.add_argument("--batch-size", type=positive_int, default=16, help="images per forward pass (default: 16)")
     parser.add_argument(
@@ -49,7 +49,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         metavar="FILE.jsonl",
         help="write JSON Lines; FOLDER/metadata.jsonl makes a folder of images loadable with its tags by `datasets`",
     )
-    output.add_argument("--output-dataset", metavar="DIR", help="write the data set with a column of tags")
+    output.add_argument("--output-dataset", metavar="DIR", help="write the dataset with a column of tags")
     parser.add_argument("--tags-column", default="tags", help="field or column for the tags (default: tags)")
     parser.set_defaults(run=run)
 

@@ -108,7 +108,7 @@ def infer_ram_config(shapes: Shapes, **names: Any) -> RamConfig:
     elif window_size in _SWIN_IMAGE_SIZES:
         image_size = _SWIN_IMAGE_SIZES[window_size]
     else:
-        raise ValueError(f"the size of RAM's pictures can't be told from weights with a window of {window_size}")
+        raise ValueError(f"the size of RAM's images can't be told from weights with a window of {window_size}")
     num_tags, projection_dim = _shape(shapes, "label_embed")
     return RamConfig(
         vision_config={

@@ -19,7 +19,7 @@ from transformers.utils import cached_file
 
 from lion_multimodal.evaluation.benchmark import Decoding, Example
 from lion_multimodal.evaluation.rows import load_image
-from lion_multimodal.loading import check_device, check_weights, loading
+from lion_multimodal.loading import check_device, check_processor, check_weights, loading
 from modeling_lion.device_lion import default_device
 from modeling_lion.modeling_lion import LionForConditionalGeneration, LionImageFeatures
 from modeling_lion.tagger_lion import LionTagger
@@ -62,17 +62,17 @@ class Unanswered:
     reason: str
 
 
-def group_by_picture(examples: Iterable[Example], pictures: int) -> list[list[Example]]:
+def group_by_image(examples: Iterable[Example], pictures: int) -> list[list[Example]]:
     """
     Put all questions about an image together, and so many images into each group.
 
     The groups depend on the examples alone: not on how many processes share them, nor on what an earlier run has
     done. As nothing that is computed leaves its group, neither do the answers depend on these.
     """
-    by_picture: dict[str, list[Example]] = {}
+    by_image: dict[str, list[Example]] = {}
     for example in examples:
-        by_picture.setdefault(example.image_id, []).append(example)
-    questions = list(by_picture.values())
+        by_image.setdefault(example.image_id, []).append(example)
+    questions = list(by_image.values())
     return [
         [example for asked in questions[start : start + pictures] for example in asked]
         for start in range(0, len(questions), pictures)
@@ -98,7 +98,7 @@ def find_commit(name_or_path: str | os.PathLike, revision: str | None = None) ->
 
 
 @dataclass
-class _Pictures:
+class _Images:
     """The images of a group, preprocessed, by their `image_id`; of those that cannot be read, the reasons."""
 
     pixels: dict[str, torch.Tensor]
@@ -198,6 +198,7 @@ class Answerer:
             )
             check_weights(model, source)
             processor = LionProcessor.from_pretrained(source, revision=revision)
+            check_processor(processor, model, source)
         if adapter is not None:
             from trainers.finetune import attach_adapter  # PEFT takes seconds to load
 
@@ -220,7 +221,7 @@ class Answerer:
         an uninterrupted one gives.
 
         Args:
-            groups: what [`group_by_picture`] made.
+            groups: what [`group_by_image`] made.
             decoding: how answers without candidates are generated.
             normalize_candidates: whether to divide log-likelihoods by the candidates' numbers of tokens.
             answered: ids of examples that need no answer any more.
@@ -230,14 +231,14 @@ class Answerer:
         """
         waiting = [group for group in groups if any(example.id not in answered for example in group)]
         with ThreadPoolExecutor(max_workers=1) as pool:
-            upcoming: Future[_Pictures] | None = None
+            upcoming: Future[_Images] | None = None
             for index, group in enumerate(waiting):
                 current = upcoming or pool.submit(self._read, group)
                 upcoming = pool.submit(self._read, waiting[index + 1]) if index + 1 < len(waiting) else None
                 yield from self._answer_group(group, current.result(), decoding, normalize_candidates, answered)
 
-    def _read(self, group: Sequence[Example]) -> _Pictures:
-        pictures = _Pictures({}, {}, {})
+    def _read(self, group: Sequence[Example]) -> _Images:
+        pictures = _Images({}, {}, {})
         for example in group:
             name = example.image_id
             if name in pictures.pixels or name in pictures.unreadable:
@@ -259,7 +260,7 @@ class Answerer:
     def _answer_group(
         self,
         group: Sequence[Example],
-        pictures: _Pictures,
+        pictures: _Images,
         decoding: Decoding,
         normalize_candidates: bool,
         answered: Collection[str],
@@ -328,7 +329,7 @@ class Answerer:
             yield batch
 
     @torch.inference_mode()
-    def _look(self, pictures: _Pictures) -> tuple[LionImageFeatures, dict[str, str]]:
+    def _look(self, pictures: _Images) -> tuple[LionImageFeatures, dict[str, str]]:
         """All that can be known before a question is asked: features, and the tagger's tags."""
         pixels = torch.cat(list(pictures.pixels.values())).to(self.model.device)
         tags: dict[str, str] = {}
@@ -401,4 +402,4 @@ def _choose(
     return answers, lost
 
 
-__all__ = ["DTYPES", "TAG_SOURCES", "Answer", "Answerer", "Unanswered", "find_commit", "group_by_picture"]
+__all__ = ["DTYPES", "TAG_SOURCES", "Answer", "Answerer", "Unanswered", "find_commit", "group_by_image"]

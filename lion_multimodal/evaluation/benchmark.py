@@ -47,7 +47,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class PictureTable:
+class ImageTable:
     """
     Images that stand apart from the questions, in a table of their own.
 
@@ -95,7 +95,7 @@ class HubDataset:
     name: str | None = None
     revision: str | None = None
     folder: str | None = None
-    picture_table: PictureTable | None = None
+    image_table: ImageTable | None = None
     unpack: Callable[[Mapping[str, Any]], list[dict[str, Any]] | None] | None = None
     local_only: bool = False
     note: str = ""
@@ -170,7 +170,7 @@ class Benchmark:
         if unknown := [prompt for prompt in self.prompts if prompt not in PROMPT_TEMPLATES]:
             raise ValueError(f"{self.name}: prompts must be keys of PROMPT_TEMPLATES, got {', '.join(unknown)}")
         if not self.sources:
-            raise ValueError(f"{self.name}: sources must name at least one data set")
+            raise ValueError(f"{self.name}: sources must name at least one dataset")
         if not self.metrics:
             raise ValueError(f"{self.name}: metrics must name at least one metric")
 

@@ -197,7 +197,7 @@ def to_markdown(report: Report) -> str:
     if report.evaluated:
         sections += [
             headline_tables(report.evaluated),
-            f"Figures of other models: {published.SOURCE}. Intervals: bootstrap over pictures. A picture or row that "
+            f"Figures of other models: {published.SOURCE}. Intervals: bootstrap over images. An image or row that "
             'cannot be read or used is left out and counted under "left out", for all parts of a benchmark together.\n',
         ]
     # Captions that were tokenized in different ways have different figures.
@@ -268,9 +268,9 @@ def _details(benchmarks: Sequence[BenchmarkReport], sheet: bool) -> str:
             f"{run['processes']} process{'es' if run['processes'] > 1 else ''} on {run['device']}",
         ]
         why = f"\n{benchmark.why}\n" if benchmark.why else ""
-        strip = f"![The first pictures of {benchmark.title}](sheets/{benchmark.name}.png)\n" if sheet else ""
+        strip = f"![The first images of {benchmark.title}](sheets/{benchmark.name}.png)\n" if sheet else ""
         texts.append(f"### {benchmark.title}\n{why}\n" + "\n".join(lines) + f"\n\n{strip}")
-    note = "The first pictures of all benchmarks with their answers are in `sheet.png`, too.\n\n" if sheet else ""
+    note = "The first images of all benchmarks with their answers are in `sheet.png`, too.\n\n" if sheet else ""
     return f"## How each was asked\n\n{note}" + "\n".join(texts) if texts else ""
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from lion_multimodal.evaluation.benchmark import Benchmark, Example, HubDataset
-from lion_multimodal.evaluation.benchmarks.row import PictureCell, Row, decode_picture
+from lion_multimodal.evaluation.benchmarks.row import ImageCell, Row, decode_image
 from trainers.json_lines import read_lines
 from trainers.record import RECORD_ERRORS, describe_problem
 
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 ANNOTATION_SUFFIXES = (".parquet", ".jsonl", ".json", ".csv", ".tsv")
 """Kinds of annotation files that a local folder may hold."""
 
-PICTURE_FOLDER = "images"
+IMAGE_FOLDER = "images"
 """Folder below a benchmark's local folder that file names of images are relative to."""
 
 _ID_COLUMNS = ("question_id", "questionId", "id", "index", "image_id", "img_id", "imgid", "cocoid", "filename")
@@ -134,10 +134,10 @@ def load_image(example: Example) -> Image.Image:
         ValueError: it is missing or cannot be decoded; names the example.
     """
     try:
-        return decode_picture(example.image)
+        return decode_image(example.image)
     except ValueError as error:
-        reason = str(error).removeprefix("the picture cannot be read: ")
-        raise ValueError(f"the picture of {example.id} cannot be read: {reason}") from error
+        reason = str(error).removeprefix("the image cannot be read: ")
+        raise ValueError(f"the image of {example.id} cannot be read: {reason}") from error
 
 
 def _check_text(example: Example) -> None:
@@ -207,15 +207,15 @@ class _Table:
         name: what messages call it.
         data: a `datasets.Dataset`, a list of rows, or [`_ParquetRows`].
         source: as in `Examples`.
-        pictures: as in `Row`.
+        image_folder: as in `Row`.
     """
 
-    def __init__(self, name: str, data: Any, source: dict[str, Any], pictures: Path | None = None) -> None:
+    def __init__(self, name: str, data: Any, source: dict[str, Any], image_folder: Path | None = None) -> None:
         import datasets
 
         self.name = name
         self.source = source
-        self.pictures = pictures
+        self.image_folder = image_folder
         self.present: dict[str, Any] = {}
         self.joined: dict[str, tuple[Any, str, dict[str, int], str]] = {}
         if isinstance(data, datasets.Dataset):
@@ -252,11 +252,11 @@ class _Table:
     def _row(self, index: int, found_values: Mapping[str, Any]) -> Row:
         values = dict(found_values)
         for column, present in self.present.items():
-            values[column] = PictureCell(self.data, column, index) if present[index] else None
+            values[column] = ImageCell(self.data, column, index) if present[index] else None
         for column, (table, row_key, indices, key_column) in self.joined.items():
             found = indices.get(str(values.get(row_key)))
             values[column] = None if found is None else table.row(found)[key_column]
-        return Row(values, index, self.pictures, None if isinstance(self.data, _ParquetRows) else self.data)
+        return Row(values, index, self.image_folder, None if isinstance(self.data, _ParquetRows) else self.data)
 
     def rows(self) -> Iterator[Row]:
         if isinstance(self.data, _ParquetRows):
@@ -284,14 +284,14 @@ def _read_hub(benchmark: Benchmark) -> tuple[HubDataset, _Table]:
 
 def _load_from_hub(dataset: HubDataset) -> _Table:
     table = _load_hub_table(dataset, dataset.name, dataset.split)
-    pictures = dataset.picture_table
+    pictures = dataset.image_table
     needed = {*dataset.columns} if pictures is None else {*dataset.columns} - {pictures.column} | {pictures.row_key}
     _check_columns(table, needed)
     if pictures is not None:
-        picture_rows = _load_hub_table(dataset, pictures.name, pictures.split)
-        _check_columns(picture_rows, {pictures.key, pictures.column})
-        table.join(picture_rows, pictures.key, pictures.row_key, pictures.column)
-        table.source["pictures"] = picture_rows.source
+        image_rows = _load_hub_table(dataset, pictures.name, pictures.split)
+        _check_columns(image_rows, {pictures.key, pictures.column})
+        table.join(image_rows, pictures.key, pictures.row_key, pictures.column)
+        table.source["pictures"] = image_rows.source
     return table
 
 
@@ -305,7 +305,7 @@ def _load_hub_table(dataset: HubDataset, name: str | None, split: str) -> _Table
         data = open_dataset(dataset.path, name, split, data_dir=dataset.folder, revision=dataset.revision)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         message = " ".join(str(error).split())
-        raise DataUnavailableError(f"the data set {full_name} is not available: {message}") from error
+        raise DataUnavailableError(f"the dataset {full_name} is not available: {message}") from error
     # The cache keeps the datasets of the Hub in folders that are named after their commits.
     commits = [re.search(r"[/\\]([0-9a-f]{40})[/\\]", file["filename"]) for file in data.cache_files]
     source = {
@@ -347,27 +347,27 @@ def _read_local(benchmark: Benchmark, data_dir: Path, first_rows: bool = False) 
             rows = None if dataset.unpack is None else _unpack(folder, dataset, contents)
             if rows is not None:
                 return dataset, _local_table(folder, rows, dataset, source)
-    picture_names = {dataset.picture_table.name for dataset in benchmark.sources if dataset.picture_table}
-    picture_files = [path for path in files if path.stem.split("-0")[0] in picture_names]
-    rows = _read_files([path for path in files if path not in picture_files], first_rows)
+    image_names = {dataset.image_table.name for dataset in benchmark.sources if dataset.image_table}
+    image_paths = [path for path in files if path.stem.split("-0")[0] in image_names]
+    rows = _read_files([path for path in files if path not in image_paths], first_rows)
     table = _Table(str(folder), rows, source)
-    picture_rows = _Table(f"{folder} (pictures)", _read_files(picture_files), {}) if picture_files else None
+    image_rows = _Table(f"{folder} (images)", _read_files(image_paths), {}) if image_paths else None
     reasons = []
     for dataset in benchmark.sources:
         try:
-            pictures = dataset.picture_table
-            if pictures is None or picture_rows is None:
+            pictures = dataset.image_table
+            if pictures is None or image_rows is None:
                 _check_columns(table, {*dataset.columns} - ({pictures.column} if pictures else set()))
             else:
                 _check_columns(table, {*dataset.columns} - {pictures.column} | {pictures.row_key})
-                _check_columns(picture_rows, {pictures.key, pictures.column})
+                _check_columns(image_rows, {pictures.key, pictures.column})
         except DataUnavailableError as error:
             reasons.append(f"as {dataset.path}: {error}")
             continue
         found = _local_table(folder, table.data, dataset, source)
-        if pictures is not None and picture_rows is not None:
-            picture_rows.pictures = folder / PICTURE_FOLDER
-            found.join(picture_rows, pictures.key, pictures.row_key, pictures.column)
+        if pictures is not None and image_rows is not None:
+            image_rows.image_folder = folder / IMAGE_FOLDER
+            found.join(image_rows, pictures.key, pictures.row_key, pictures.column)
         return dataset, found
     raise DataUnavailableError(f"{benchmark.name}: no schema fits. {'. '.join(dict.fromkeys(reasons))}")
 
@@ -382,7 +382,7 @@ def _unpack(folder: Path, dataset: HubDataset, contents: Mapping[str, Any]) -> l
 
 def _local_table(folder: Path, data: Any, dataset: HubDataset, source: dict[str, Any]) -> _Table:
     source = {**source, "schema": dataset.path, "rows": len(data)}
-    return _Table(str(folder), data, source, folder / PICTURE_FOLDER)
+    return _Table(str(folder), data, source, folder / IMAGE_FOLDER)
 
 
 def _sha256(files: Sequence[Path]) -> str:

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from lion_multimodal.evaluation.answering import Answer, Answerer, Unanswered, group_by_picture
+from lion_multimodal.evaluation.answering import Answer, Answerer, Unanswered, group_by_image
 from lion_multimodal.evaluation.benchmark import Benchmark, Example
 from lion_multimodal.evaluation.benchmarks import BENCHMARKS
 from lion_multimodal.evaluation.metrics import load_metric
@@ -298,7 +298,7 @@ class _Run:
         title: str,
     ) -> tuple[int, list[Unanswered]]:
         """Answer this process's share, write the answers as they come, and tell what has none."""
-        groups = group_by_picture(examples, self.answerer.batch_size)
+        groups = group_by_image(examples, self.answerer.batch_size)
         share = groups[self.state.process_index :: self.state.num_processes]
         asked = {example.id: example for group in share for example in group}
         done = sum(name in present for name in asked)

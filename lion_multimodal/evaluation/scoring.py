@@ -146,21 +146,21 @@ def _interval(examples: Sequence[Example], per_sample: Sequence[Any]) -> tuple[f
     Questions about one image are not independent, so images are drawn. Of examples that are judged as a group, one
     stands for all.
     """
-    by_picture: dict[str, list[Any]] = {}
+    by_image: dict[str, list[Any]] = {}
     seen = set()
     for example, value in zip(examples, per_sample, strict=True):
         group = example.metric_inputs.get("groups", example.id)
         if group not in seen:
             seen.add(group)
-            by_picture.setdefault(example.image_id, []).append(value)
-    if len(by_picture) < 2:
+            by_image.setdefault(example.image_id, []).append(value)
+    if len(by_image) < 2:
         return None
     if isinstance(per_sample[0], Sequence):
         return bootstrap_interval(
-            np.array([np.sum(values, axis=0) for values in by_picture.values()], float), f1_of_counts
+            np.array([np.sum(values, axis=0) for values in by_image.values()], float), f1_of_counts
         )
     return bootstrap_interval(
-        np.array([(sum(values), len(values)) for values in by_picture.values()], float), _mean_of_sums
+        np.array([(sum(values), len(values)) for values in by_image.values()], float), _mean_of_sums
     )
 
 

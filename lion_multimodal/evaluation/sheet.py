@@ -16,7 +16,7 @@ from processing_lion.grounding_lion import parse_boxes
 
 
 PANELS = 4
-"""Pictures of each benchmark."""
+"""Images of each benchmark."""
 
 _PANEL_WIDTH, _PICTURE_HEIGHT, _TEXT_HEIGHT = 304, 228, 164
 _MARGIN, _TITLE_HEIGHT, _LINE_HEIGHT, _INDENT = 16, 46, 18, 54

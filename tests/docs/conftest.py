@@ -12,6 +12,7 @@ from PIL import Image
 from lion_multimodal import checkpoints
 from tests.docs.documents import ROOT
 from tests.lion_multimodal.hub.conftest import hub  # noqa: F401
+from tests.lion_multimodal.serving.conftest import serving
 from tests.official_files import write_official, write_official_ram
 
 
@@ -126,6 +127,17 @@ def names_on_the_hub(hub, nano, base, stage_adapter):  # noqa: F811
     hub.commit_folder("you/your-base", base)
     hub.commit_folder("you/your-lion-stage1", stage_adapter)
     return hub
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """`lion serve` as the documents start it, but for the port."""
+    from lion_multimodal.engine import LionEngine
+
+    with serving(LionEngine.from_pretrained(device="cpu")) as running:
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{running.url}/v1")
+        monkeypatch.setenv("OPENAI_API_KEY", "none")
+        yield running
 
 
 @pytest.fixture(autouse=True)

@@ -23,6 +23,7 @@ LONG = (
     "lion finetune",  # tests/trainers/test_finetune.py
     "lion merge",
     "lion eval --check-overlap",  # tests/lion_multimodal/evaluation/test_overlap.py
+    "lion serve",  # tests/lion_multimodal/serving
     "lion train all --config laboratory",  # tests/trainers/test_run.py
     "lion train all --config xl",
     "lion train all --config xxl",

@@ -45,7 +45,9 @@ def run_block(block: CodeExample, namespace: dict, repo_id: str) -> int:
 
 
 @pytest.mark.parametrize("document", BLOCKS)
-def test_python_blocks_run(document, official, names_on_the_hub):
+def test_python_blocks_run(document, official, names_on_the_hub, request):
+    if document == "docs/serve.md":
+        request.getfixturevalue("served")
     namespace = {"__name__": "__main__"}
     for block in BLOCKS[document]:
         run_block(block, namespace, "you/your-lion")

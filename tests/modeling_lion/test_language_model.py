@@ -345,6 +345,7 @@ class TestCache:
             ({"decoder_attention_mask": torch.ones(3, 4)}, "decoder_attention_mask.*2 columns, got 4"),
             ({"decoder_attention_mask": torch.ones(3, 1, 2, 2)}, "attention_mask.*two dimensions"),
             ({"past_key_values": DynamicCache()}, "past_key_values.*EncoderDecoderCache.*DynamicCache"),
+            ({"past_key_values": "one", "cache": "the other"}, "only one of them"),
             ({"decoder_input_ids": None}, "labels.*decoder_input_ids"),
             ({"inputs_embeds": None}, "input_ids.*inputs_embeds"),
         ],

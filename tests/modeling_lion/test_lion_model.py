@@ -108,7 +108,7 @@ class TestInputs:
             ({"qformer_input_ids": None}, "qformer_input_ids"),
             ({"level_ids": levels(0, 1)}, r"level_ids.*\(3,\)"),
             ({"level_ids": levels(0, 1, 2)}, "level_ids.*2.*region_level"),
-            ({"pixel_values": torch.zeros(2, 3, 28, 28)}, "2 pictures for 3 instructions"),
+            ({"pixel_values": torch.zeros(2, 3, 28, 28)}, "2 images for 3 instructions"),
             ({"pixel_values": torch.zeros(3, 3, 14, 14)}, "pixel_values.*28 x 28.*14 x 14.*interpolate_pos_encoding"),
             ({"pixel_values": torch.zeros(3, 3, 42, 28)}, "pixel_values.*28 x 28.*42 x 28.*interpolate_pos_encoding"),
             ({"inputs_embeds": torch.zeros(3, 2, 64)}, "inputs_embeds.*LION makes them"),

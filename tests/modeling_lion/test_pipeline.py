@@ -217,8 +217,8 @@ def test_a_tagger_that_was_asked_for_must_be_there(lion, processor, pictures, tm
 @pytest.mark.parametrize(
     ("inputs", "options", "message"),
     [
-        (2, {"prompt": ["a"]}, "`prompt` has 1 entries for 2 pictures"),
-        (2, {"tags": ["a", "b", "c"]}, "`tags` has 3 entries for 2 pictures"),
+        (2, {"prompt": ["a"]}, "`prompt` has 1 entries for 2 images"),
+        (2, {"tags": ["a", "b", "c"]}, "`tags` has 3 entries for 2 images"),
         (1, {"max_new_tokens": 3, "generate_kwargs": {"max_new_tokens": 3}}, "`max_new_tokens` is given twice"),
         ({"picture": 1}, {}, "a dict must have `image`"),
         ({"image": "x.png", "promt": "?"}, {}, "may have prompt, tags, level"),

@@ -123,7 +123,7 @@ def test_a_training_without_a_usable_row_ends_before_it_starts(tmp_path, process
         trainer = make_trainer(tmp_path / str(number), processor, rows=rows, max_steps=2, save_strategy="steps")
         with pytest.raises(TooManyBadRowsError, match="`train_dataset` has no usable row") as error:
             trainer.train()
-        assert f"{len(rows)} × 'picture cannot be read" in str(error.value)
+        assert f"{len(rows)} × 'image cannot be read" in str(error.value)
         assert not list((tmp_path / str(number)).glob("checkpoint-*"))
 
 
@@ -161,12 +161,12 @@ def test_too_large_a_share_is_an_error_and_says_why():
             if index < good:
                 record.accept("rows")
             else:
-                record.report("rows", index, f"picture '{index}.png' does not exist")
+                record.report("rows", index, f"image '{index}.png' does not exist")
 
     meet(BadRows(max_share=0.05), good=90, bad=9)  # too few rows to tell
     meet(BadRows(max_share=0.05), good=190, bad=10)
     meet(BadRows(), good=0, bad=1000)
-    with pytest.raises(TooManyBadRowsError, match=r"11 of 201 rows of 'rows'.*0.05.*11 × 'picture … does not exist'"):
+    with pytest.raises(TooManyBadRowsError, match=r"11 of 201 rows of 'rows'.*0.05.*11 × 'image … does not exist'"):
         meet(BadRows(max_share=0.05), good=190, bad=11)
     with pytest.raises(ValueError, match="`max_share`"):
         BadRows(max_share=1.5)

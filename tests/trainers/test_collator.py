@@ -101,7 +101,7 @@ def test_unusable_rows_keep_their_place_without_labels(processor, caplog):
     assert (batch["labels"][0] != -100).any()
     assert (batch["labels"][1:] == -100).all()
     assert record.summary() == {"rows": 2}
-    assert "Row 1 of 'rows' picture cannot be read" in caplog.text
+    assert "Row 1 of 'rows' image cannot be read" in caplog.text
 
     with pytest.raises(BadRowError, match="Row 2 of 'rows' has an empty answer"):
         LionDataCollator(processor, bad_rows=BadRows("fail"))([row(2, completion="")])

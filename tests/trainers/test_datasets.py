@@ -87,7 +87,7 @@ def test_bad_rows_are_named_and_left_out(builder):
     assert [row["index"] for row in rows] == [5]
     assert record.summary() == {"broken": 5}
 
-    with pytest.raises(BadRowError, match="Row 0 of 'broken' has no picture"):
+    with pytest.raises(BadRowError, match="Row 0 of 'broken' has no image"):
         list(build_dataset([broken], bad_rows=BadRows("fail"), training=False))
 
 
@@ -126,11 +126,11 @@ def test_templates_columns_and_boxes(folder):
 def test_tagger_gives_the_tags(folder):
     asked = []
 
-    def tag_pictures(source, pictures):
+    def tag_rows(source, pictures):
         asked.append((source.name, len(pictures)))
         return [["cat", "dog"], None, *[[]] * 4]
 
-    dataset = build_dataset([source("parquet", folder, tags="tagger")], tag_pictures=tag_pictures)
+    dataset = build_dataset([source("parquet", folder, tags="tagger")], tag_rows=tag_rows)
     assert dataset["tags"] == ["cat, dog", "", "", "", "", ""]
     assert asked == [("parquet", 6)]
     with pytest.raises(ValueError, match="names no `tagger`"):

@@ -47,11 +47,11 @@ def test_pictures(tmp_path):
     assert open_image({"bytes": None, "path": str(path)}).size == (3, 2)
     assert find_missing_image(str(path)) is None
     assert "does not exist" in find_missing_image({"bytes": None, "path": str(tmp_path / "b.png")})
-    assert find_missing_image({"bytes": None, "path": None}) == "has no picture"
+    assert find_missing_image({"bytes": None, "path": None}) == "has no image"
     with pytest.raises(ValueError, match="cannot be read"):
         open_image({"bytes": b"no picture", "path": None})
     assert read_image_source({"images": [path]}) == path
-    with pytest.raises(ValueError, match="2 pictures"):
+    with pytest.raises(ValueError, match="2 images"):
         read_image_source({"images": [path, path]})
 
 
@@ -74,22 +74,22 @@ def test_text_problems(prompt, answer, level, problem):
 
 def test_bad_rows_are_logged_written_and_counted_once(tmp_path, caplog):
     record = BadRows("skip", tmp_path / "out" / "bad.jsonl")
-    record.report("captions", 3, "has no picture")
-    record.report("captions", 3, "has no picture")
+    record.report("captions", 3, "has no image")
+    record.report("captions", 3, "has no image")
     record.report("boxes", 0, "has an empty answer")
     assert [r.getMessage() for r in caplog.records] == [
-        "Row 3 of 'captions' has no picture. It is skipped.",
+        "Row 3 of 'captions' has no image. It is skipped.",
         "Row 0 of 'boxes' has an empty answer. It is skipped.",
     ]
     lines = [json.loads(line) for line in record.path.read_text().splitlines()]
-    assert lines[0] == {"source": "captions", "index": 3, "problem": "has no picture"}
+    assert lines[0] == {"source": "captions", "index": 3, "problem": "has no image"}
     # Another process, or a resumed run, sees them too.
     assert BadRows("skip", record.path).summary() == {"captions": 1, "boxes": 1}
 
 
 def test_bad_rows_can_be_fatal():
-    with pytest.raises(BadRowError, match="Row 3 of 'captions' has no picture"):
-        BadRows("fail").report("captions", 3, "has no picture")
+    with pytest.raises(BadRowError, match="Row 3 of 'captions' has no image"):
+        BadRows("fail").report("captions", 3, "has no image")
     with pytest.raises(ValueError, match="`action`"):
         BadRows("ignore")
 
@@ -97,6 +97,6 @@ def test_bad_rows_can_be_fatal():
 def test_many_bad_rows_are_all_counted_but_not_all_logged(caplog):
     record = BadRows()
     for index in range(100):
-        record.report("captions", index, "has no picture")
+        record.report("captions", index, "has no image")
     assert len(caplog.records) == 21
     assert record.summary() == {"captions": 100}

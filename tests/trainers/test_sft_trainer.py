@@ -258,7 +258,7 @@ def test_batch_of_unusable_rows_has_no_loss(tmp_path, processor, caplog):
     assert gradients
     assert not any(gradient.any() for gradient in gradients)
     assert trainer.bad_rows.summary() == {"rows": 2}
-    assert "Row 0 of 'rows' picture cannot be read" in caplog.text
+    assert "Row 0 of 'rows' image cannot be read" in caplog.text
 
 
 def test_saved_adapter_loads_with_peft_and_holds_no_pickle(tmp_path, processor):

@@ -243,7 +243,7 @@ def test_a_data_set_interrupted_before_the_cleaning_up_is_finished(tagger, datas
         tag_to_dataset(tagger, ImageColumn(dataset), tmp_path / "tagged")
     # Another's directory beside somebody's progress is no result.
     progress.write_text('{"row": 0, "tags": []}\n')
-    with pytest.raises(ValueError, match="is not the data set whose tags are in"):
+    with pytest.raises(ValueError, match="is not the dataset whose tags are in"):
         tag_to_dataset(tagger, ImageColumn(dataset), tmp_path / "tagged")
 
 

@@ -20,8 +20,8 @@ _TAGS = (
 )
 
 _BRANCHES = {
-    "qformer": "the Q-Former's {queries} tokens, which read the picture in the light of the instruction",
-    "aggregator": "{patches} tokens of the vision aggregator, one for every patch and one for the whole picture",
+    "qformer": "the Q-Former's {queries} tokens, which read the image in the light of the instruction",
+    "aggregator": "{patches} tokens of the vision aggregator, one for every patch and one for the whole image",
 }
 
 _CITATION = """\
@@ -93,7 +93,7 @@ def _introduction(facts: CardFacts) -> str:
     adapters = ", ".join(config.adapter_config.adapters).replace("_", "-") or "none"
     rows = [
         ("LION (vision tower, visual branches, T5)", f"{facts.num_parameters:,} parameters in {facts.dtype}"),
-        ("picture", f"{vision.image_size} × {vision.image_size} pixels, {vision.patch_size} pixels a patch"),
+        ("image", f"{vision.image_size} × {vision.image_size} pixels, {vision.patch_size} pixels a patch"),
         ("adapters beside every feed-forward layer", adapters),
     ]
     if facts.tagger_config is not None:
@@ -101,7 +101,7 @@ def _introduction(facts: CardFacts) -> str:
         rows.append(("tagger, in the subfolder `tagger/`", f"{parameters}{facts.tagger_config.num_tags:,} tags"))
     table = markdown_table(["part", ""], rows).rstrip("\n")
     return (
-        "LION (JiuTian-LION, CVPR 2024) is a multimodal LLM that answers instructions about a picture with words and "
+        "LION (JiuTian-LION, CVPR 2024) is a multimodal LLM that answers instructions about an image with words and "
         "with boxes.\nIts LLM, a T5, reads the prompt behind\n\n"
         + "\n".join(branches)
         + "\n\nImage tags may stand in the prompt, behind a learned soft prompt that tells the LLM how far to trust "
@@ -123,12 +123,12 @@ The repo brings its own code: torch, transformers (4.57 or 5) and Pillow are all
 from transformers import pipeline
 
 pipe = pipeline("image-to-text", model="{repo}", trust_remote_code=True)
-pipe("picture.png")  # a short caption
-pipe("picture.png", prompt="Question: what is on the table? Short answer:")
-pipe("picture.png", prompt="In the image <image>, can you locate the red cup and let me know its coordinates?")
+pipe("image.png")  # a short caption
+pipe("image.png", prompt="Question: what is on the table? Short answer:")
+pipe("image.png", prompt="In the image <image>, can you locate the red cup and let me know its coordinates?")
 ```
 
-{tags} An answer with boxes comes with `boxes`, `[x1, y1, x2, y2]` in pixels of the picture as given.
+{tags} An answer with boxes comes with `boxes`, `[x1, y1, x2, y2]` in pixels of the image as given.
 Model and processor by themselves:
 
 ```python
@@ -155,7 +155,7 @@ def _origin(facts: CardFacts) -> str:
 def _limits(facts: CardFacts) -> str:
     limits = [
         "Like any such model it answers whether or not it knows; a box is an answer in words, not a measurement.",
-        "A prompt holds one picture and one instruction; there is no memory of earlier turns.",
+        "A prompt holds one image and one instruction; there is no memory of earlier turns.",
         "Loading with `trust_remote_code=True` runs this repo's code. Read it, and pin a `revision`.",
     ]
     if facts.tagger_config is not None:

@@ -251,4 +251,4 @@ def _validate_swin(config: SwinConfig) -> None:
 __all__ = ["RamConfig"]
 
 
-# Made by write_code, of all code in this folder: b9663c0b0cd0c05ff98a944bd70a730f
+# Made by write_code, of all code in this folder: aa4db3834be76b2c0ca60165d563e2e5

@@ -337,7 +337,7 @@ def _array_to_rgb(source: np.ndarray | torch.Tensor, input_data_format: str | No
         raise ValueError(f"input_data_format must be 'channels_first' or 'channels_last', got {input_data_format!r}")
     shape = source.shape
     if source.ndim not in (2, 3) or source.size == 0:
-        raise ValueError(f"an array of shape {shape} is no picture; {_EXPECTED}")
+        raise ValueError(f"an array of shape {shape} is no image; {_EXPECTED}")
     if source.ndim == 3:
         if input_data_format is None:
             first = shape[0] in (1, 3) or (shape[0] == 4 and shape[-1] not in _CHANNELS)
@@ -345,7 +345,7 @@ def _array_to_rgb(source: np.ndarray | torch.Tensor, input_data_format: str | No
         if input_data_format == "channels_first":
             source = np.moveaxis(source, 0, -1)
         if source.shape[-1] not in _CHANNELS:
-            raise ValueError(f"an array of shape {shape} is no picture; {_EXPECTED}")
+            raise ValueError(f"an array of shape {shape} is no image; {_EXPECTED}")
         if source.shape[-1] == 1:
             source = source[..., 0]
     return _to_rgb(PIL.Image.fromarray(np.ascontiguousarray(_to_uint8(source))), max_pixels=None)
@@ -370,7 +370,7 @@ def _to_uint8(values: np.ndarray) -> np.ndarray:
                 f"float pixel values must lie in [0, 1], got values from {low} to {high}; use uint8 for [0, 255]"
             )
         return np.rint(np.clip(values, 0.0, 1.0) * 255.0).astype(np.uint8)
-    raise ValueError(f"an array of dtype {values.dtype} is no picture; expected uint8, uint16, bool or float")
+    raise ValueError(f"an array of dtype {values.dtype} is no image; expected uint8, uint16, bool or float")
 
 
 def load_images(images: Any, *, input_data_format: str | None = None) -> list[PIL.Image.Image]:

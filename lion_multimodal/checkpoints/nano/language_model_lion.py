@@ -27,6 +27,8 @@ from .attention_lion import FLEX_TAKES_BIAS, MultiHeadAttention
 from .mixture_of_adapters_lion import LevelRouting, LionAdapter, MixtureOfAdapters
 
 
+# The cache of keys and values, in outputs and in generation: transformers 5.24 gave it another name.
+_CACHE_FIELD = "cache" if "cache" in Seq2SeqLMOutput.__dataclass_fields__ else "past_key_values"
 _IGNORED_LABEL = -100
 
 
@@ -350,7 +352,7 @@ class LionT5PreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     _no_split_modules = ["LionT5Block"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["past_key_values", "cache"]
     # Under float16 only: T5's residual stream and `wo` outgrow its range (transformers issue 20287).
     _keep_in_fp32_modules = ["wo"]
 
@@ -486,7 +488,7 @@ class LionT5Stack(LionT5PreTrainedModel):
 
         outputs = BaseModelOutputWithPastAndCrossAttentions(
             last_hidden_state=hidden_states,
-            past_key_values=past_key_values if use_cache else None,
+            **{_CACHE_FIELD: past_key_values if use_cache else None},
             hidden_states=tuple(all_states) if output_hidden_states else None,
             attentions=tuple(all_weights) if output_attentions else None,
             cross_attentions=tuple(all_cross_weights) if output_attentions and self.is_decoder else None,
@@ -566,14 +568,21 @@ class LionT5ForConditionalGeneration(LionT5PreTrainedModel, GenerationMixin):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         routing: LevelRouting | None = None,
+        cache: EncoderDecoderCache | None = None,
         **kwargs: Any,
     ) -> Seq2SeqLMOutput | tuple:
         """
         As in transformers' `T5ForConditionalGeneration`, and:
 
         Args:
+            cache (`EncoderDecoderCache`, *optional*): What transformers 5.24 calls `past_key_values`.
             routing ([`LevelRouting`], *optional*): The levels of the batch; needed with adapters of several levels.
         """
+        if past_key_values is not None and cache is not None:
+            raise ValueError(
+                "`cache` is what transformers 5.24 calls `past_key_values`: only one of them must be given."
+            )
+        past_key_values = cache if past_key_values is None else past_key_values
         # Generation of transformers 4 tells the positions, which the cache knows as well.
         unknown = sorted(name for name, value in kwargs.items() if value is not None and name != "cache_position")
         if unknown:
@@ -620,7 +629,7 @@ class LionT5ForConditionalGeneration(LionT5PreTrainedModel, GenerationMixin):
         outputs = Seq2SeqLMOutput(
             loss=loss,
             logits=logits,
-            past_key_values=decoder_outputs.past_key_values,
+            **{_CACHE_FIELD: decoder_outputs[_CACHE_FIELD] if _CACHE_FIELD in decoder_outputs else None},
             decoder_hidden_states=decoder_outputs.hidden_states,
             decoder_attentions=decoder_outputs.attentions,
             cross_attentions=decoder_outputs.cross_attentions,
@@ -634,18 +643,18 @@ class LionT5ForConditionalGeneration(LionT5PreTrainedModel, GenerationMixin):
     def prepare_inputs_for_generation(
         self,
         input_ids: torch.LongTensor,
-        past_key_values: EncoderDecoderCache | None = None,
         routing: LevelRouting | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """The arguments of one step's `forward`; `routing` is the same at every step."""
-        if past_key_values is not None:
-            for cache in (past_key_values.self_attention_cache, past_key_values.cross_attention_cache):
+        past = kwargs.get(_CACHE_FIELD)
+        if past is not None:
+            for cache in (past.self_attention_cache, past.cross_attention_cache):
                 # transformers makes a cache as deep as the encoder. Layers are empty until their first use.
                 missing = self.config.num_decoder_layers - len(cache.layers)
-                if cache.layers and missing > 0 and past_key_values.get_seq_length() == 0:
+                if cache.layers and missing > 0 and past.get_seq_length() == 0:
                     cache.layers.extend(copy.deepcopy(cache.layers[-1]) for _ in range(missing))
-        inputs = super().prepare_inputs_for_generation(input_ids, past_key_values=past_key_values, **kwargs)
+        inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)
         return {**inputs, "routing": routing}
 
     def create_masks_for_generate(self, attention_mask: torch.Tensor | None = None, **kwargs: Any) -> Any:

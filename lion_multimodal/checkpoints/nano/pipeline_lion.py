@@ -150,7 +150,7 @@ class LionImageToTextPipeline(Pipeline):
                 if isinstance(kwargs.get(name), (list, tuple)):
                     values = kwargs.pop(name)
                     if len(values) != len(inputs):
-                        raise ValueError(f"`{name}` has {len(values)} entries for {len(inputs)} pictures.")
+                        raise ValueError(f"`{name}` has {len(values)} entries for {len(inputs)} images.")
                     inputs = [{name: value, **sample} for value, sample in zip(values, inputs)]
             inputs = [_Numbered(sample, index) for index, sample in enumerate(inputs)]
         elif isinstance(inputs, types.GeneratorType):
@@ -272,6 +272,7 @@ if False:  # Never runs: names the files that belong to this one, for transforme
     from .configuration_ram import __name__ as _
     from .validation_lion import __name__ as _
     from .attention_lion import __name__ as _
+    from .handler import __name__ as _
     from .hub_lion import __name__ as _
     from .language_model_lion import __name__ as _
     from .mixture_of_adapters_lion import __name__ as _

@@ -38,11 +38,11 @@ def _example(row: Row, identifier: str, image: Any, captions: list[str]) -> Exam
 def _flickr30k(row: Row) -> Iterator[Example]:
     # nlphuji/flickr30k keeps Karpathy's split in a column: on the Hub, all of its rows are in the split "test".
     if row.optional_text("split") in ("", "test"):
-        yield _example(row, row.text("img_id"), row.picture("image"), row.texts("caption"))
+        yield _example(row, row.text("img_id"), row.image("image"), row.texts("caption"))
 
 
 def _text_column(row: Row) -> Iterator[Example]:
-    yield _example(row, str(row.number), row.picture("image"), row.texts("text"))
+    yield _example(row, str(row.number), row.image("image"), row.texts("text"))
 
 
 def _karpathy(row: Row) -> Iterator[Example]:
@@ -52,7 +52,7 @@ def _karpathy(row: Row) -> Iterator[Example]:
     if isinstance(sentences, list) and sentences and isinstance(sentences[0], Mapping):
         row["sentences"] = [item.get("raw") for item in sentences]
     identifier = row.text("cocoid" if "cocoid" in row else "imgid")
-    image = row.picture("filename", url=row.optional_text("url") or None)
+    image = row.image("filename", url=row.optional_text("url") or None)
     example = _example(row, identifier, image, row.texts("sentences"))
     example.coco_id = row.integer("cocoid") if "cocoid" in row else None
     yield example
@@ -68,7 +68,7 @@ def _karpathy_rows(files: Mapping[str, Any]) -> list[dict[str, Any]] | None:
 
 
 def _textcaps(row: Row) -> Iterator[Example]:
-    yield _example(row, row.text("image_id"), row.picture("image"), row.texts("caption_str"))
+    yield _example(row, row.text("image_id"), row.image("image"), row.texts("caption_str"))
 
 
 FLICKR30K = Benchmark(
@@ -110,15 +110,15 @@ FLICKR30K = Benchmark(
             _karpathy,
             unpack=_karpathy_rows,
             local_only=True,
-            note="the original annotations, with Flickr30K's pictures in images/",
+            note="the original annotations, with Flickr30K's images in images/",
         ),
     ),
     metrics=CAPTION_METRICS,
     further_metrics=FURTHER_METRICS,
     decoding=CAPTION_DECODING,
     published=published_figures("flickr30k"),
-    why="Karpathy's 1,000 test pictures with five captions each, as in InstructBLIP. lmms-lab/flickr30k is not loaded "
-    f"because its `test` is the whole data set. {_WHY}",
+    why="Karpathy's 1,000 test images with five captions each, as in InstructBLIP. lmms-lab/flickr30k is not loaded "
+    f"because its `test` is the whole dataset. {_WHY}",
 )
 
 COCO_CAPTION = Benchmark(
@@ -133,21 +133,21 @@ COCO_CAPTION = Benchmark(
             ("sentences", "filename", "cocoid", "url"),
             _karpathy,
             unpack=_karpathy_rows,
-            note="Karpathy's 5,000 test rows. Pictures are addresses at images.cocodataset.org, fetched once and "
-            "cached. Locally also Karpathy's `dataset_coco.json`, with val2014's pictures in images/",
+            note="Karpathy's 5,000 test rows. Images are addresses at images.cocodataset.org, fetched once and "
+            "cached. Locally also Karpathy's `dataset_coco.json`, with val2014's images in images/",
         ),
         HubDataset(
             "royokong/coco_test",
             "test",
             ("image", "text"),
             _text_column,
-            note="the 5,000 rows of Karpathy's test split, pictures embedded",
+            note="the 5,000 rows of Karpathy's test split, images embedded",
         ),
         HubDataset(
             "lmms-lab/COCO-Caption",
             "val",
             ("image", "answer", "question_id"),
-            lambda row: iter([_example(row, row.text("question_id"), row.picture("image"), row.texts("answer"))]),
+            lambda row: iter([_example(row, row.text("question_id"), row.image("image"), row.texts("answer"))]),
             local_only=True,
             note="its split `val` is all of val2014, 40,504 rows, not Karpathy's 5,000; files in its schema are read "
             "from local folders",
@@ -157,7 +157,7 @@ COCO_CAPTION = Benchmark(
     further_metrics=FURTHER_METRICS,
     decoding=CAPTION_DECODING,
     published=published_figures("coco_caption"),
-    why="Karpathy's test split, on which captioning is published. The lmms-lab data sets hold all of val2014 or "
+    why="Karpathy's test split, on which captioning is published. The lmms-lab datasets hold all of val2014 or "
     f"val2017 instead. {_WHY}",
 )
 

@@ -56,7 +56,7 @@ def _visdial(row: Row) -> Iterator[Example]:
     image_id = row.text("image_id")
     split = row.text("split")
     name = f"VisualDialog_{split}_{int(image_id):012d}" if image_id.isdecimal() else image_id
-    image = row.local_picture(
+    image = row.local_image(
         *(f"{name}{suffix}" for suffix in (".jpg", ".png")), *(f"{image_id}{suffix}" for suffix in (".jpg", ".png"))
     )
     questions, answers = row.value("questions"), row.value("answers")
@@ -99,7 +99,7 @@ VISDIAL = Benchmark(
             _visdial,
             unpack=_visdial_rows,
             local_only=True,
-            note="visdial_1.0_val.json, visdial_1.0_val_dense_annotations.json, and the pictures "
+            note="visdial_1.0_val.json, visdial_1.0_val_dense_annotations.json, and the images "
             "VisualDialog_val2018_*.jpg in images/. The copies on the Hub (jxu124/visdial, HuggingFaceM4/VisDial) lack "
             "the hundred candidate answers, so nothing can be ranked with them",
         ),
@@ -108,7 +108,7 @@ VISDIAL = Benchmark(
     decoding=ANSWER_DECODING,
     published=published_figures("visdial"),
     why="The 2,064 dialogues of VisDial 1.0's validation, ten rounds each, since the true answers of its test are kept "
-    "on a server; from the original files, as no data set on the Hub has the candidates. Each round's hundred "
+    "on a server; from the original files, as no dataset on the Hub has the candidates. Each round's hundred "
     "candidates are ranked by their likelihood. Prompt: InstructBLIP's for VisDial; the history is the caption, then "
     "each question with its answer.",
 )

@@ -41,7 +41,7 @@ def _mmbench(row: Row) -> Iterator[Example]:
     ability = row.optional_text("L2-category") or row.text("l2-category")
     hint = row.optional_text("hint")
     question = f"{hint} {row.text('question')}" if hint else row.text("question")
-    image = row.picture("image")
+    image = row.image("image")
     for shift, (choices, correct) in enumerate(rotations(options, LETTERS.index(answer))):
         yield Example(
             id=f"{index}/{shift}",
@@ -75,7 +75,7 @@ MMBENCH = Benchmark(
             "validation",
             (*_COLUMNS, "l2-category"),
             _mmbench,
-            note="the same rows, pictures in base64. Tables of MMBench itself (.tsv) have these columns",
+            note="the same rows, images in base64. Tables of MMBench itself (.tsv) have these columns",
         ),
     ),
     metrics={"": Metric("mmbench_circular", "accuracy")},

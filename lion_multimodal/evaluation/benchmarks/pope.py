@@ -33,13 +33,13 @@ def _example(row: Row, image: object, image_id: str, part: str, question: str, a
 
 def _lmms_row(row: Row) -> Iterator[Example]:
     part, answer = row.text("category").lower(), row.text("answer").lower()
-    yield _example(row, row.picture("image"), row.text("image_source"), part, row.text("question"), answer)
+    yield _example(row, row.image("image"), row.text("image_source"), part, row.text("question"), answer)
 
 
 def _original_row(row: Row) -> Iterator[Example]:
     name = row.text("image")
     yield _example(
-        row, row.picture("image"), name, row.text("category").lower(), row.text("text"), row.text("label").lower()
+        row, row.image("image"), name, row.text("category").lower(), row.text("text"), row.text("label").lower()
     )
 
 
@@ -65,7 +65,7 @@ POPE = Benchmark(
             "test",
             ("question_id", "question", "answer", "image_source", "image", "category"),
             _lmms_row,
-            note="9,000 questions: 500 pictures of COCO's val2014, three kinds, six questions each",
+            note="9,000 questions: 500 images of COCO's val2014, three kinds, six questions each",
         ),
         HubDataset(
             "coco_pope_*.json (RUCAIBox/POPE)",
@@ -74,7 +74,7 @@ POPE = Benchmark(
             _original_row,
             unpack=_original_rows,
             local_only=True,
-            note="the original files, one for each kind of question, and val2014's pictures in images/",
+            note="the original files, one for each kind of question, and val2014's images in images/",
         ),
     ),
     metrics={"": Metric("pope", "f1")},

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lion_multimodal.evaluation.benchmark import Benchmark, Example, HubDataset, Metric, PictureTable
+from lion_multimodal.evaluation.benchmark import Benchmark, Example, HubDataset, ImageTable, Metric
 from lion_multimodal.evaluation.benchmarks.row import Row
 from lion_multimodal.evaluation.benchmarks.settings import ANSWER_DECODING, LAVIS_ANSWERS, lmms_lab
 from lion_multimodal.evaluation.published import published_figures
@@ -16,10 +16,10 @@ from processing_lion.prompts_lion import format_prompt
 _COCO_NAMES = ("{:012d}.jpg", "COCO_val2014_{:012d}.jpg", "COCO_train2014_{:012d}.jpg")
 
 
-def _coco_picture(row: Row) -> str:
+def _coco_image(row: Row) -> str:
     """The file of a COCO image that the row names by its number."""
     number = row.integer("image_id")
-    return row.local_picture(*(name.format(number) for name in _COCO_NAMES))
+    return row.local_image(*(name.format(number) for name in _COCO_NAMES))
 
 
 def _coco_id(row: Row) -> int | None:
@@ -56,7 +56,7 @@ def _index(number: int, choices: Sequence[str], column: str) -> int:
 
 def _okvqa(row: Row) -> Iterator[Example]:
     # Original annotations name images by their number in COCO.
-    image = row.picture("image") if "image" in row else _coco_picture(row)
+    image = row.image("image") if "image" in row else _coco_image(row)
     identifier = row.text("question_id")
     yield Example(
         id=identifier,
@@ -98,7 +98,7 @@ OKVQA = Benchmark(
             _okvqa,
             unpack=_okvqa_rows,
             local_only=True,
-            note="OpenEnded_mscoco_val2014_questions.json and mscoco_val2014_annotations.json, with val2014's pictures "
+            note="OpenEnded_mscoco_val2014_questions.json and mscoco_val2014_annotations.json, with val2014's images "
             "in images/",
         ),
     ),
@@ -111,7 +111,7 @@ OKVQA = Benchmark(
 
 
 def _aokvqa(row: Row) -> Iterator[Example]:
-    image = row.picture("image") if "image" in row else _coco_picture(row)
+    image = row.image("image") if "image" in row else _coco_image(row)
     identifier = row.text("question_id")
     image_id = row.text("image_id") if "image_id" in row else identifier
     question = row.text("question")
@@ -157,7 +157,7 @@ AOKVQA = Benchmark(
             ("image_id", "question_id", "question", "choices", "correct_choice_idx", "direct_answers"),
             _aokvqa,
             local_only=True,
-            note="the original file, with COCO's pictures in images/",
+            note="the original file, with COCO's images in images/",
         ),
     ),
     metrics={
@@ -178,7 +178,7 @@ def _gqa(row: Row) -> Iterator[Example]:
     image_id = row.text("imageId")
     yield Example(
         id=row.text("id"),
-        image=row.picture("image") if "image" in row else row.local_picture(f"{image_id}.jpg", f"{image_id}.png"),
+        image=row.image("image") if "image" in row else row.local_image(f"{image_id}.jpg", f"{image_id}.png"),
         image_id=image_id,
         instruction=format_prompt("vqa", question=row.text("question")),
         metric_inputs={"references": row.text("answer")},
@@ -206,10 +206,10 @@ GQA = Benchmark(
         ("id", "imageId", "question", "answer", "image"),
         _gqa,
         name="testdev_balanced_instructions",
-        picture_table=PictureTable("testdev_balanced_images", "testdev"),
+        image_table=ImageTable("testdev_balanced_images", "testdev"),
         unpack=_gqa_rows,
-        note="12,578 questions about 398 pictures, which are in a configuration of their own and are joined by "
-        "`imageId`. Locally also GQA's own testdev_balanced_questions.json, with the pictures in images/",
+        note="12,578 questions about 398 images, which are in a configuration of their own and are joined by "
+        "`imageId`. Locally also GQA's own testdev_balanced_questions.json, with the images in images/",
     ),
     metrics={"": Metric("exact_match_accuracy", "accuracy")},
     decoding=ANSWER_DECODING,
@@ -235,7 +235,7 @@ def _iconqa(row: Row) -> Iterator[Example]:
     identifier = row.text("question_id")
     yield Example(
         id=identifier,
-        image=row.picture("query_image" if "query_image" in row else "image"),
+        image=row.image("query_image" if "query_image" in row else "image"),
         image_id=identifier,
         instruction=format_prompt("vqa_choices", question=row.text("question"), choices=choices),
         metric_inputs={"references": correct},
@@ -263,14 +263,14 @@ ICONQA = Benchmark(
             ("question_id", "question", "choices", "answer", "image", "ques_type"),
             _iconqa,
             local_only=True,
-            note="the data.json of each question as one row, with its number as `question_id`, its picture as `image`, "
+            note="the data.json of each question as one row, with its number as `question_id`, its image as `image`, "
             "and `answer` a number",
         ),
     ),
     metrics={"": Metric("multiple_choice_accuracy", "accuracy")},
     decoding=ANSWER_DECODING,
     published=published_figures("iconqa"),
-    why="The test split of multi-text-choice, the part with one picture and choices in words; work that builds on "
+    why="The test split of multi-text-choice, the part with one image and choices in words; work that builds on "
     "InstructBLIP evaluates it, LION's paper does not name the part. Prompt: InstructBLIP's for IconQA. Choices are "
     "ranked by the likelihood of their text, as InstructBLIP ranks IconQA's.",
 )
@@ -285,7 +285,7 @@ def _vsr(row: Row) -> Iterator[Example]:
     yield Example(
         # The files name no rows; some statements come back with other annotators.
         id=f"{row.number}/{name}",
-        image=row.picture("image", url=row.optional_text("image_link") or None),
+        image=row.image("image", url=row.optional_text("image_link") or None),
         image_id=name,
         instruction=format_prompt("vsr", statement=statement),
         metric_inputs={"references": 0 if label else 1},
@@ -304,7 +304,7 @@ VSR = Benchmark(
             "test",
             ("image", "caption", "label"),
             _vsr,
-            note="1,222 rows. Pictures are addresses at images.cocodataset.org (`image_link`), fetched once and "
+            note="1,222 rows. Images are addresses at images.cocodataset.org (`image_link`), fetched once and "
             "cached; locally, COCO's files in images/. Rows of cambridgeltl/vsr_random have the same columns",
         ),
     ),

@@ -18,7 +18,7 @@ _SHORTEST_BASE64 = 200
 
 
 @dataclass(frozen=True)
-class PictureCell:
+class ImageCell:
     """An image in a column of a table, read from the table each time it is called."""
 
     table: Any
@@ -36,16 +36,18 @@ class Row(Record):
     Args:
         values: the row.
         number: its number in the dataset, from 0.
-        pictures: the folder that file names of images are relative to, where the row comes from a local folder.
+        image_folder: the folder that file names of images are relative to, where the row comes from a local folder.
         table: the rows again, for cells that are not kept in memory.
     """
 
-    def __init__(self, values: Mapping[str, Any], number: int, pictures: Path | None = None, table: Any = None) -> None:
+    def __init__(
+        self, values: Mapping[str, Any], number: int, image_folder: Path | None = None, table: Any = None
+    ) -> None:
         super().__init__(values, number)
-        self.pictures = pictures
+        self.image_folder = image_folder
         self.table = table
 
-    def picture(self, column: str, url: str | None = None) -> Any:
+    def image(self, column: str, url: str | None = None) -> Any:
         """
         The image of a column: embedded, in base64, or as the name of a file.
 
@@ -61,16 +63,16 @@ class Row(Record):
         """
         value = self.value(column)
         if isinstance(value, str) and len(value) >= _SHORTEST_BASE64 and self.table is not None:
-            return PictureCell(self.table, column, self.number)
+            return ImageCell(self.table, column, self.number)
         if not isinstance(value, str):
             return value
-        if self.pictures is None:
+        if self.image_folder is None:
             if url is None:
-                raise ValueError(f"{column!r} is the name of a file, {value!r}, that the data set does not hold")
+                raise ValueError(f"{column!r} is the name of a file, {value!r}, that the dataset does not hold")
             return url
-        return self.local_picture(value)
+        return self.local_image(value)
 
-    def local_picture(self, *names: str) -> str:
+    def local_image(self, *names: str) -> str:
         """
         The path of the first of these files that the folder of images holds, as named or by the last part of its
         name.
@@ -78,18 +80,18 @@ class Row(Record):
         Raises:
             ValueError: none is there.
         """
-        if self.pictures is None:
-            raise ValueError(f"the picture {names[0]!r} is a file, and there is no folder to look for it in")
-        root = self.pictures.resolve()
+        if self.image_folder is None:
+            raise ValueError(f"the image {names[0]!r} is a file, and there is no folder to look for it in")
+        root = self.image_folder.resolve()
         for name in names:
             for path in (root / name, root / Path(name).name):
                 # A name such as "../../x" must not lead out of the folder.
                 if path.is_file() and path.resolve().is_relative_to(root):
                     return str(path)
-        raise ValueError(f"the picture {names[0]!r} is not in {self.pictures}")
+        raise ValueError(f"the image {names[0]!r} is not in {self.image_folder}")
 
 
-def decode_picture(image: Any) -> Image.Image:
+def decode_image(image: Any) -> Image.Image:
     """
     The image as 8-bit RGB, decoded as LION's processor does, whoever asks.
 
@@ -103,9 +105,9 @@ def decode_picture(image: Any) -> Image.Image:
     return _read_picture(image, load_image)
 
 
-def picture_size(image: Any) -> tuple[int, int]:
+def cell_size(image: Any) -> tuple[int, int]:
     """
-    Width and height of an image in pixels as [`decode_picture`] gives it, from its header.
+    Width and height of an image in pixels as [`decode_image`] gives it, from its header.
 
     Raises:
         ValueError: no image can be read.
@@ -118,7 +120,7 @@ def _read_picture(image: Any, read: Callable[[Any], Any]) -> Any:
         if callable(image):
             image = image()
         if image is None:
-            raise ValueError("there is no picture")
+            raise ValueError("there is no image")
         if isinstance(image, str) and image.lower().startswith(("http://", "https://")):
             # The benchmarks' own addresses; those of rows are names of files.
             from datasets.utils.file_utils import cached_path
@@ -126,4 +128,4 @@ def _read_picture(image: Any, read: Callable[[Any], Any]) -> Any:
             image = cached_path(image)
         return read(image)
     except (OSError, TypeError, ValueError) as error:
-        raise ValueError(f"the picture cannot be read: {error}") from error
+        raise ValueError(f"the image cannot be read: {error}") from error

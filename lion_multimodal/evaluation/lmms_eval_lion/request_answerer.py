@@ -18,7 +18,7 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from lion_multimodal.evaluation.answering import Answer, Answerer, group_by_picture
+from lion_multimodal.evaluation.answering import Answer, Answerer, group_by_image
 from lion_multimodal.evaluation.benchmark import LEVELS, Decoding, Example
 from lion_multimodal.evaluation.lmms_eval_lion.wordings import reword
 from processing_lion.image_loading_lion import load_image
@@ -116,7 +116,7 @@ class RequestAnswerer:
         together: dict[tuple[Any, ...], list[int]] = {}
         for place, request in enumerate(requests):
             if len(request.arguments) != 6:
-                raise ValueError("LION scores answers to questions about a picture, not text alone (acc_mutual_info)")
+                raise ValueError("LION scores answers to questions about an image, not text alone (acc_mutual_info)")
             text, _, _, number, task, split = request.arguments
             together.setdefault((task, split, number, text), []).append(place)
         questions = {places[0]: places for places in together.values()}
@@ -169,13 +169,13 @@ class RequestAnswerer:
         here to know which one it is, and again when it is its turn.
         """
         examples = {}
-        for place in tqdm(places, "Looking at pictures", disable=not self.progress):
+        for place in tqdm(places, "Looking at images", disable=not self.progress):
             arguments = requests[place].arguments
             instruction = self._instruction(arguments)
             examples[place] = Example(
                 id=str(place),
-                image=partial(self._picture, arguments),
-                image_id=picture_id(self._picture(arguments)),
+                image=partial(self._image, arguments),
+                image_id=content_id(self._image(arguments)),
                 instruction=instruction,
                 metric_inputs={"references": None},
                 level=infer_level(instruction) if self.level == "auto" else self.level,
@@ -191,10 +191,10 @@ class RequestAnswerer:
             logger.info("%s is asked %s: %r", task, how, instruction)
         return instruction
 
-    def _picture(self, arguments: Sequence[Any]) -> Image.Image:
+    def _image(self, arguments: Sequence[Any]) -> Image.Image:
         _, _, doc_to_visual, number, task, split = arguments
         try:
-            return _one_picture(doc_to_visual, self.rows[task][split][number])
+            return _one_image(doc_to_visual, self.rows[task][split][number])
         except (OSError, ValueError) as error:
             raise ValueError(f"{_row_name(arguments)}: {error}") from error
 
@@ -207,7 +207,7 @@ class RequestAnswerer:
         normalize: bool = False,
     ) -> dict[str, Answer]:
         answers: dict[str, Answer] = {}
-        groups = group_by_picture(examples, self.answerer.batch_size)
+        groups = group_by_image(examples, self.answerer.batch_size)
         for found, lost in self.answerer.answer(groups, decoding, normalize_candidates=normalize):
             for example in lost:
                 where = _row_name(requests[int(example.id.split()[0])].arguments)
@@ -224,7 +224,7 @@ class RequestAnswerer:
         return str(candidate).strip()
 
 
-def picture_id(image: Image.Image) -> str:
+def content_id(image: Image.Image) -> str:
     """A name that images of the same pixels share."""
     return hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes()).hexdigest()
 
@@ -245,13 +245,13 @@ def _row_name(arguments: Sequence[Any]) -> str:
     return f"{task}, row {number} of {split}"
 
 
-def _one_picture(doc_to_visual: Callable[[Any], Any] | None, row: Any) -> Image.Image:
+def _one_image(doc_to_visual: Callable[[Any], Any] | None, row: Any) -> Image.Image:
     # Tasks turn a row's images to RGB without regard to transparency or depth; so that is done before, as LION does.
     if isinstance(row, Mapping):
         row = {**row, **{name: load_image(cell) for name, cell in row.items() if isinstance(cell, Image.Image)}}
     visuals = (doc_to_visual(row) if doc_to_visual is not None else None) or []
     if len(visuals) != 1:
-        raise ValueError(f"LION answers questions about one picture, this one has {len(visuals) or 'none'}")
+        raise ValueError(f"LION answers questions about one image, this one has {len(visuals) or 'none'}")
     if not isinstance(visuals[0], Image.Image):
-        raise ValueError(f"LION looks at pictures, this is a {type(visuals[0]).__name__}")
+        raise ValueError(f"LION looks at images, this is a {type(visuals[0]).__name__}")
     return load_image(visuals[0])

@@ -34,8 +34,8 @@ def test_demo_of_a_held_out_scene(capsys, tmp_path):
 def test_demo_shows_the_first_held_out_scenes(capsys, tmp_path):
     assert main(["demo", "--output", str(tmp_path / "demo.png")]) == 0
     printed = capsys.readouterr().out
-    assert [line for line in printed.splitlines() if line.startswith("picture")] == [
-        f"picture   held-out scene {number}" for number in range(10)
+    assert [line for line in printed.splitlines() if line.startswith("image")] == [
+        f"image   held-out scene {number}" for number in range(10)
     ]
     asked, right = printed.count("asked "), int(printed.split("right     ")[1].split()[0])
     assert asked == 30

@@ -78,7 +78,7 @@ def test_what_cannot_be_evaluated_does_not_stop_the_rest(data, tmp_path, capsys,
     assert "gqa is not evaluated: gqa: no schema fits" in printed
     assert "lacks the columns answer, imageId" in printed
     assert "pope is not evaluated: pope: there is no folder data/pope" in printed
-    assert "1/broken.png is left out: the picture of 1/broken.png cannot be read" in caplog.text
+    assert "1/broken.png is left out: the image of 1/broken.png cannot be read" in caplog.text
     assert "row 2" in caplog.text
     assert "'label' is empty" in caplog.text
     text = (tmp_path / "out" / "report.md").read_text()

@@ -77,7 +77,7 @@ def reader(**examples: list[Example] | Exception) -> Callable[..., Examples]:
     """What stands in for `read_examples`: examples, or an error, by benchmark."""
 
     def read(benchmark: Benchmark, data_dir: Any = None, limit: int | None = None) -> Examples:
-        found = examples.get(benchmark.name, DataUnavailableError(f"no data set of {benchmark.name}"))
+        found = examples.get(benchmark.name, DataUnavailableError(f"no dataset of {benchmark.name}"))
         if isinstance(found, Exception):
             raise found
         source = {"folder": "/data/secret/place", "sha256": "abc", "rows": len(found)}

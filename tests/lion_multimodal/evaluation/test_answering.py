@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lion_multimodal import checkpoints
 from lion_multimodal.evaluation import answering
-from lion_multimodal.evaluation.answering import Answer, Answerer, Unanswered, group_by_picture
+from lion_multimodal.evaluation.answering import Answer, Answerer, Unanswered, group_by_image
 from lion_multimodal.evaluation.benchmark import Decoding, Example
 from lion_multimodal.evaluation.rows import load_image
 from tests.lion_multimodal.evaluation.small import MIXED, PICTURES, world_examples
@@ -34,7 +34,7 @@ def answerer(loaded):
 
 
 def answers(answerer: Answerer, examples=EXAMPLES, groups=None, **options) -> dict[str, Answer]:
-    groups = group_by_picture(examples, answerer.batch_size) if groups is None else groups
+    groups = group_by_image(examples, answerer.batch_size) if groups is None else groups
     batches = list(answerer.answer(groups, MIXED.decoding, **options))
     assert not [example for _, lost in batches for example in lost]
     found = [answer for batch, _ in batches for answer in batch]
@@ -127,7 +127,7 @@ def test_what_goes_on_gives_the_same_numbers(answerer):
     assert rest == {name: answer for name, answer in whole.items() if name not in done}
     assert answers(answerer(batch_size=2), answered=set(whole)) == {}
 
-    groups = group_by_picture(EXAMPLES, 2)
+    groups = group_by_image(EXAMPLES, 2)
     shares = [answers(answerer(batch_size=2), groups=groups[index::2]) for index in range(2)]
     assert shares[0] | shares[1] == whole
 
@@ -140,7 +140,7 @@ def test_unreadable_pictures_lose_their_questions_only(answerer, tmp_path):
         dataclasses.replace(example, image=str(junk)) if example.image_id == lost_id else example
         for example in EXAMPLES
     ]
-    batches = list(answerer().answer(group_by_picture(examples, 16), MIXED.decoding))
+    batches = list(answerer().answer(group_by_image(examples, 16), MIXED.decoding))
     lost = [example for _, unanswered in batches for example in unanswered]
     assert {example.id for example in lost} == {e.id for e in EXAMPLES if e.image_id == lost_id}
     assert "junk" in lost[0].reason
@@ -223,7 +223,7 @@ def test_precision(loaded):
 )
 def test_groups_hold_whole_pictures(pairs, pictures):
     examples = [Example(name, None, image_id, "?", {"references": ""}) for name, image_id in pairs]
-    groups = group_by_picture(examples, pictures)
+    groups = group_by_image(examples, pictures)
     assert sorted(e.id for group in groups for e in group) == sorted(name for name, _ in pairs)
     shown = [{example.image_id for example in group} for group in groups]
     assert all(len(names) == pictures for names in shown[:-1])

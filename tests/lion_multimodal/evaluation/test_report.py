@@ -89,7 +89,7 @@ def test_markdown_says_what_was_found_and_how():
     ):
         assert part in text
     assert "![" not in text
-    assert "![The first pictures of OKVQA](sheets/okvqa.png)" in to_markdown(Report({}, [evaluated()], sheet=True))
+    assert "![The first images of OKVQA](sheets/okvqa.png)" in to_markdown(Report({}, [evaluated()], sheet=True))
 
 
 def test_published_figures_stand_beside_ours():

@@ -18,7 +18,7 @@ from laboratory.world.scene import IMAGE_SIZE
 from lion_multimodal.evaluation import rows as rows_module
 from lion_multimodal.evaluation.benchmark import Example, HubDataset
 from lion_multimodal.evaluation.benchmarks import BENCHMARKS
-from lion_multimodal.evaluation.benchmarks.row import Row, picture_size
+from lion_multimodal.evaluation.benchmarks.row import Row, cell_size
 from lion_multimodal.evaluation.rows import DataUnavailableError, load_image, read_examples
 from tests.lion_multimodal.evaluation.dataset_hub import SHA, DatasetHub
 from tests.lion_multimodal.evaluation.small import benchmark
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[3]
 
 def read_row(row: Row) -> Iterator[Example]:
     name = row.text("name")
-    yield Example(name, row.picture("image"), name, row.text("question"), {"references": row.text("answer")})
+    yield Example(name, row.image("image"), name, row.text("question"), {"references": row.text("answer")})
 
 
 SMALL = benchmark(
@@ -68,7 +68,7 @@ def test_rows_of_a_folder(folder, caplog):
     reasons = [left["reason"] for left in examples.unusable]
     assert reasons[0] == "'answer' is empty"
     assert reasons[1] == "its id is that of row 0 as well"
-    assert reasons[2].startswith("the picture 'no.png' is not in")
+    assert reasons[2].startswith("the image 'no.png' is not in")
     assert len(caplog.records) == 3
     assert load_image(examples[0]).size == (40, 30)
     assert examples.source["rows"] == 5
@@ -159,7 +159,7 @@ def _not_there():
 @pytest.mark.parametrize(
     ("image", "reason"),
     [
-        (None, "there is no picture"),
+        (None, "there is no image"),
         ("no/such.png", "no/such.png"),
         (b"no picture", "holds no readable image"),
         ({"bytes": png()[:60], "path": "a.png"}, "truncated"),
@@ -170,7 +170,7 @@ def _not_there():
 )
 def test_a_picture_that_cannot_be_decoded(image, reason):
     example = Example("seven", image, "7", "What?", {"references": "cat"})
-    with pytest.raises(ValueError, match=f"the picture of seven cannot be read: .*{reason}"):
+    with pytest.raises(ValueError, match=f"the image of seven cannot be read: .*{reason}"):
         load_image(example)
 
 
@@ -192,7 +192,7 @@ def test_pictures_are_decoded_as_the_processor_does():
         for image in (content.getvalue(), {"bytes": content.getvalue(), "path": None}, Image.open(content)):
             loaded = load_image(Example("seven", image, "7", "What?", {"references": "cat"}))
             assert (loaded.size, loaded.getpixel((0, 0))) == (size, pixel)
-            assert picture_size(image) == size
+            assert cell_size(image) == size
 
 
 def test_boxes_as_fractions():
@@ -214,7 +214,7 @@ def test_cells():
         (lambda: row.text("flag"), "'flag' must be a string"),
         (lambda: row.integer("half"), "'half' must be a whole number"),
         (lambda: row.numbers("list", 2), "'list' must be a list of numbers"),
-        (lambda: row.picture("text"), "the name of a file, ' a ', that the data set does not hold"),
+        (lambda: row.image("text"), "the name of a file, ' a ', that the dataset does not hold"),
     ]:
         with pytest.raises(ValueError, match=message):
             call()
@@ -255,10 +255,10 @@ def put_on_hub(hub: DatasetHub, synthetic: Path, directory: Path) -> dict[str, H
             hub.files[source.path] = {f"{source.folder}/{source.split}/0000{path.suffix}": path.read_bytes()}
             continue
         configs: dict[str | None, dict[str, str]]
-        if source.picture_table is None:
+        if source.image_table is None:
             configs = {source.name: {source.split: f"{name}/*"}}
         else:
-            table = source.picture_table
+            table = source.image_table
             configs = {
                 source.name: {source.split: f"{name}/{source.name}*"},
                 table.name: {table.split: f"{name}/{table.name}*"},

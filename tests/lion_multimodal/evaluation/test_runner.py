@@ -96,9 +96,9 @@ def test_what_is_left_out_is_counted(whole):
 def test_a_missing_data_set_does_not_stop_the_others(whole):
     output, report = whole
     absent = next(found for found in report.benchmarks if found.name == "absent")
-    assert absent.error == "no data set of absent"
+    assert absent.error == "no dataset of absent"
     assert len(report.evaluated) == 2
-    assert "- Absent: no data set of absent" in (output / "report.md").read_text()
+    assert "- Absent: no dataset of absent" in (output / "report.md").read_text()
 
 
 def test_paths_stay_private(whole):
@@ -149,7 +149,7 @@ def test_nothing_can_be_answered(tmp_path):
     broken = [replace(example, image=None) for example in WORD_EXAMPLES]
     report = run(tmp_path, [WORDS, MIXED], read=reader(words=broken, mixed=EXAMPLES[:2]))
     failed = next(found for found in report.benchmarks if found.name == "words")
-    assert failed.error.startswith(f"none of its {len(broken)} questions could be answered (the picture of")
+    assert failed.error.startswith(f"none of its {len(broken)} questions could be answered (the image of")
     assert [found.name for found in report.evaluated] == ["mixed"]
 
 

@@ -44,13 +44,13 @@ def test_interval_draws_pictures():
     """Questions about one image stand and fall together."""
     rows = examples(*((f"{picture}/{n}", "a", str(picture), "yes") for picture in range(12) for n in range(20)))
     right = {row.id: "yes" if int(row.image_id) % 2 else "no" for row in rows}
-    (by_picture,) = score(TWO_PARTS, rows, right, Agreement)
+    (by_image,) = score(TWO_PARTS, rows, right, Agreement)
     alone = [dataclasses.replace(row, image_id=row.id) for row in rows]
     (by_question,) = score(TWO_PARTS, alone, right, Agreement)
-    assert by_picture.value == by_question.value == 50.0
-    width = by_picture.interval[1] - by_picture.interval[0]
+    assert by_image.value == by_question.value == 50.0
+    width = by_image.interval[1] - by_image.interval[0]
     assert width > 3 * (by_question.interval[1] - by_question.interval[0])
-    assert by_picture.interval[0] <= 50 <= by_picture.interval[1]
+    assert by_image.interval[0] <= 50 <= by_image.interval[1]
     (one,) = score(TWO_PARTS, rows[:20], right, Agreement)
     assert one.interval is None
 

@@ -251,4 +251,4 @@ def _validate_swin(config: SwinConfig) -> None:
 __all__ = ["RamConfig"]
 
 
-# Made by write_code, of all code in this folder: 1fac37a31572620cd67086473b4c0acc
+# Made by write_code, of all code in this folder: d561bfd43c08826ffd213ef0305675e0

@@ -23,13 +23,13 @@ _CITATION = """\
 
 _INPUTS = f"""
 Args:
-    predictions: a caption for each picture.
-    references: a list of captions by people for each picture.
+    predictions: a caption for each image.
+    references: a list of captions by people for each image.
 {captions.TOKENIZER_ARGUMENT}
-    per_sample: whether to give the BLEU-4 of each picture, too.
+    per_sample: whether to give the BLEU-4 of each image, too.
 
 Returns:
-    "BLEU-1" to "BLEU-4": of all pictures together, from 0 to 1; "tokenizer"; "per_sample" if asked for.
+    "BLEU-1" to "BLEU-4": of all images together, from 0 to 1; "tokenizer"; "per_sample" if asked for.
 """
 
 _LONGEST = 4

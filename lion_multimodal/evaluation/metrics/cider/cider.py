@@ -24,13 +24,13 @@ _CITATION = """\
 
 _INPUTS = f"""
 Args:
-    predictions: a caption for each picture.
-    references: a list of captions by people for each picture.
+    predictions: a caption for each image.
+    references: a list of captions by people for each image.
 {captions.TOKENIZER_ARGUMENT}
-    per_sample: whether to give the figure of each picture, too.
+    per_sample: whether to give the figure of each image, too.
 
 Returns:
-    "CIDEr": mean over pictures, from 0 to 10; "tokenizer"; "per_sample" if asked for.
+    "CIDEr": mean over images, from 0 to 10; "tokenizer"; "per_sample" if asked for.
 """
 
 _LONGEST = 4

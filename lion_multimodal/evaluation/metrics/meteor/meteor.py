@@ -20,13 +20,13 @@ _CITATION = """\
 
 _INPUTS = f"""
 Args:
-    predictions: a caption for each picture.
-    references: a list of captions by people for each picture.
+    predictions: a caption for each image.
+    references: a list of captions by people for each image.
 {captions.TOKENIZER_ARGUMENT}
-    per_sample: whether to give the figure of each picture, too.
+    per_sample: whether to give the figure of each image, too.
 
 Returns:
-    "METEOR": of all pictures together, from 0 to 1; "tokenizer"; "per_sample" if asked for.
+    "METEOR": of all images together, from 0 to 1; "tokenizer"; "per_sample" if asked for.
 """
 
 _JAR = "meteor/meteor-1.5.jar"

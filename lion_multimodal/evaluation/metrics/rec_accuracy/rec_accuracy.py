@@ -24,7 +24,7 @@ _CITATION = """\
 _INPUTS = """
 Args:
     predictions: an answer to each expression, a text; its first box counts.
-    references: the box of each expression: left, top, right and bottom as fractions of the picture's width and height.
+    references: the box of each expression: left, top, right and bottom as fractions of the image's width and height.
     threshold: the least intersection over union that counts as right.
     per_sample: whether to give for each expression whether it is right, too.
 
@@ -64,7 +64,7 @@ class RecAccuracy(checked.CheckedMetric):
             if not _is_box(box):
                 raise ValueError(
                     f"references[{number}] must be a box with an area: left, top, right and bottom as fractions of the "
-                    f"picture's sides, got {box!r}"
+                    f"image's sides, got {box!r}"
                 )
         found = [grounding_lion.parse_boxes(prediction)[:1] for prediction in predictions]
         overlaps = [

@@ -9,7 +9,7 @@ from PIL import Image
 from laboratory.world.scene import COLORS
 from lion_multimodal import checkpoints
 from lion_multimodal.evaluation.answering import Answerer
-from lion_multimodal.evaluation.lmms_eval_lion.request_answerer import RequestAnswerer, cut_before, picture_id
+from lion_multimodal.evaluation.lmms_eval_lion.request_answerer import RequestAnswerer, content_id, cut_before
 from processing_lion.prompts_lion import format_prompt
 from tests.lion_multimodal.evaluation.lmms_eval.requests import generate_request, scene_rows, scenes, score_requests
 
@@ -231,10 +231,10 @@ def broken(row):
 @pytest.mark.parametrize(
     ("visual", "message"),
     [
-        (None, "one picture, this one has none"),
-        (lambda row: [], "one picture, this one has none"),
-        (lambda row: [row["image"], row["image"]], "one picture, this one has 2"),
-        (lambda row: ["clip.mp4"], "LION looks at pictures, this is a str"),
+        (None, "one image, this one has none"),
+        (lambda row: [], "one image, this one has none"),
+        (lambda row: [row["image"], row["image"]], "one image, this one has 2"),
+        (lambda row: ["clip.mp4"], "LION looks at images, this is a str"),
         (broken, "truncated"),
     ],
 )
@@ -309,8 +309,8 @@ def test_transparent_pictures_are_put_on_white_before_a_task_drops_that(answerin
 
 def test_pictures_are_known_by_their_pixels():
     image = ROWS[0]["image"]
-    assert picture_id(image) == picture_id(image.copy())
-    ids = {picture_id(row["image"]) for row in ROWS}
+    assert content_id(image) == content_id(image.copy())
+    ids = {content_id(row["image"]) for row in ROWS}
     assert len(ids) == len(ROWS)
     # Pixels in another order are another image.
-    assert picture_id(Image.new("L", (2, 8), 7)) != picture_id(Image.new("L", (8, 2), 7))
+    assert content_id(Image.new("L", (2, 8), 7)) != content_id(Image.new("L", (8, 2), 7))
