@@ -1,7 +1,7 @@
 # make demo   what the shipped checkpoint says about ten images that it has never seen
 # make test   linters, types, and the tests on every supported version of transformers
 # make test-browser   the page of lion app in Chromium; make screenshots draws its pictures for the documentation
-# make lint, make format, make checkpoint-code, make clean
+# make lint, make types, make docs, make format, make checkpoint-code, make clean
 PYTHON ?= python3
 # The full test suite runs on the newest releases and on the last transformers 4; the smoke tests run on the others.
 NEWEST := .venv
@@ -25,17 +25,15 @@ export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-browser screenshots test-newest test-transformers4 test-smoke lint types format clean environments checkpoint-code
+.PHONY: demo test test-browser screenshots test-newest test-transformers4 test-smoke lint types docs format clean environments checkpoint-code
 
 demo: $(NEWEST)/.installed
 	$(BIN)/lion demo --output demo.png
 
-# One process has little use for a second core: two versions are tested side by side.
+# One process has little use for a second core: two things are done side by side.
 test:
 	$(MAKE) --jobs=2 environments
-	$(MAKE) lint types
-	$(MAKE) --jobs=2 test-newest test-transformers4
-	$(MAKE) --jobs=2 test-smoke
+	$(MAKE) --jobs=2 lint types docs test-newest test-transformers4 test-smoke
 
 environments: $(patsubst %,%/.installed,$(FULL) $(CORE) $(SMALL) $(TORCHAO))
 
@@ -72,6 +70,10 @@ lint: $(NEWEST)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
+# Every page, without a warning.
+docs: $(NEWEST)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir $(NEWEST)/site
+
 types: $(NEWEST)/.installed
 	$(BIN)/mypy
 
@@ -94,9 +96,10 @@ $(TRANSFORMERS50)/.installed $(CORE_TRANSFORMERS50)/.installed: VERSIONS := cons
 $(LOWEST)/.installed $(CORE_LOWEST)/.installed: VERSIONS := constraints/lowest.txt
 $(patsubst %,%/.installed,$(FULL) $(CORE) $(SMALL)): pyproject.toml $(wildcard constraints/*.txt)
 
+$(NEWEST)/.installed: MORE := ,docs
 $(patsubst %,%/.installed,$(FULL)):
 	$(PYTHON) -m venv $(@D)
-	$(PIP) --editable ".[train,evaluation,quantization,serve,dev]"
+	$(PIP) --editable ".[train,evaluation,quantization,serve,dev$(MORE)]"
 	touch $@
 
 # One after the other: both write beside the code what setuptools knows of it.
