@@ -14,7 +14,7 @@ CORE_TRANSFORMERS4 := .venv-hub4
 CORE_TRANSFORMERS50 := .venv-transformers50-core
 CORE_LOWEST := .venv-lowest-core
 CORE := $(CORE_NEWEST) $(CORE_TRANSFORMERS4) $(CORE_TRANSFORMERS50) $(CORE_LOWEST)
-TORCHAO := .venv-torchao
+QUANTIZATION := .venv-quantization
 APP := .venv-app
 FULL := $(NEWEST) $(TRANSFORMERS4)
 SMALL := $(TRANSFORMERS50) $(LOWEST)
@@ -35,11 +35,12 @@ test:
 	$(MAKE) --jobs=2 environments
 	$(MAKE) --jobs=2 lint types docs test-newest test-transformers4 test-smoke
 
-environments: $(patsubst %,%/.installed,$(FULL) $(CORE) $(SMALL) $(TORCHAO))
+environments: $(patsubst %,%/.installed,$(FULL) $(CORE) $(SMALL) $(QUANTIZATION))
 
+QUANTIZED := tests/modeling_lion/test_quantization.py tests/trainers/test_quantized_training.py
 empty :=
 test-newest: environments
-	PYTHONPATH=$(TORCHAO) $(BIN)/python -m pytest tests/modeling_lion/test_quantization.py -k torchao
+	PYTHONPATH=$(QUANTIZATION) $(BIN)/python -m pytest $(QUANTIZED)
 	LION_HUB_PYTHON_V4=$(abspath $(CORE_TRANSFORMERS4))/bin/python \
 	LION_HUB_PYTHON_V5=$(abspath $(CORE_NEWEST))/bin/python \
 	LION_CORE_PYTHONS=$(subst $(empty) ,:,$(patsubst %,$(abspath .)/%/bin/python,$(CORE))) \
@@ -47,7 +48,7 @@ test-newest: environments
 
 # The experiments and the distributions are tested once.
 test-transformers4: environments
-	PYTHONPATH=$(TORCHAO) $(TRANSFORMERS4)/bin/python -m pytest tests/modeling_lion/test_quantization.py -k torchao
+	PYTHONPATH=$(QUANTIZATION) $(TRANSFORMERS4)/bin/python -m pytest $(QUANTIZED)
 	$(TRANSFORMERS4)/bin/python -m pytest $(addprefix --ignore=tests/,laboratory packaging)
 
 # Parity and generation, saving and loading, the pipelines, training.
@@ -99,7 +100,7 @@ $(patsubst %,%/.installed,$(FULL) $(CORE) $(SMALL)): pyproject.toml $(wildcard c
 $(NEWEST)/.installed: MORE := ,docs
 $(patsubst %,%/.installed,$(FULL)):
 	$(PYTHON) -m venv $(@D)
-	$(PIP) --editable ".[train,evaluation,quantization,serve,dev$(MORE)]"
+	$(PIP) --editable ".[train,evaluation,serve,dev$(MORE)]"
 	touch $@
 
 # One after the other: both write beside the code what setuptools knows of it.
@@ -125,9 +126,9 @@ $(patsubst %,%/.installed,$(SMALL)):
 	$(PIP) --requirement $(@D)/requirements.txt pytest hypothesis
 	touch $@
 
-# Beside the others: wherever transformers finds torchao, it imports it.
-$(TORCHAO)/.installed: $(NEWEST)/.installed
-	$(BIN)/python -m pip install --quiet --no-compile --no-deps --upgrade --target $(@D) torchao --constraint constraints/newest.txt
+# Beside the others: wherever transformers finds torchao and PEFT finds bitsandbytes, they import them, for seconds.
+$(QUANTIZATION)/.installed: $(NEWEST)/.installed
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps --upgrade --target $(@D) bitsandbytes torchao --constraint constraints/newest.txt
 	touch $@
 
 # On top of the newest environment: Gradio needs Pillow 12.
@@ -141,5 +142,5 @@ $(APP)/.installed: $(NEWEST)/.installed pyproject.toml constraints/newest.txt
 	touch $@
 
 clean:
-	rm -rf $(FULL) $(CORE) $(SMALL) $(TORCHAO) $(APP) .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+	rm -rf $(FULL) $(CORE) $(SMALL) $(QUANTIZATION) $(APP) .pytest_cache .mypy_cache .ruff_cache .hypothesis \
 		.import_linter_cache
