@@ -244,7 +244,7 @@ class Gate:
             raise APIError(401, message, code="invalid_api_key")
 
     def _check_length(self, announced: str) -> None:
-        if announced.isdecimal() and int(announced) > self._settings.max_request_bytes:
+        if announced.isdecimal() and (len(announced) > 18 or int(announced) > self._settings.max_request_bytes):
             limit = self._settings.max_request_bytes
             raise APIError(413, f"The request has more than {limit} bytes, this server's limit.", code="too_large")
 

@@ -172,6 +172,8 @@ def test_sizes(engine, images):
         body = json.dumps({"messages": [{"role": "user", "content": "x" * 200_000}]}).encode()
         status, answer = post(running, body)
         assert (status, answer["error"]["code"]) == (413, "too_large")
+        status, answer = post(running, b"", {"Content-Length": "9" * 19, "Expect": "100-continue"})
+        assert (status, answer["error"]["code"]) == (413, "too_large")
         connection = http.client.HTTPConnection(running.url.removeprefix("http://"), timeout=60)
         connection.request("POST", "/v1/chat/completions", iter([body]), encode_chunked=True)
         assert connection.getresponse().status == 413
