@@ -140,6 +140,8 @@ async def _events(first: str | Answer, answers: AsyncIterator[str | Answer], chu
         for chunk in chunks.last(piece):
             yield _event(chunk)
         yield "data: [DONE]\n\n"
+    except APIError as error:
+        yield _event(error.body())
     finally:
         await answers.aclose()  # type: ignore[attr-defined]
 

@@ -415,6 +415,15 @@ def test_what_takes_longer_than_stopping_may_is_answered_503_and_counted(engine,
     assert running.server.lost == 1
 
 
+def test_a_stream_that_the_servers_end_cuts_off_says_so(engine, slow_steps):
+    with serving(engine, shutdown_timeout=0.3) as running:
+        stream = running.ask(CAPTION, stream=True, max_tokens=200)
+        assert next(stream).choices[0].delta.role == "assistant"
+        running.server.handle_exit(signal.SIGTERM, None)
+        with pytest.raises(openai.APIError, match="shutting down"):
+            list(stream)
+
+
 def test_threads_are_left_over_by_no_server(engine):
     before = set(threading.enumerate())
     with serving(engine) as running:
