@@ -1,5 +1,6 @@
 # make demo   what the shipped checkpoint says about ten images that it has never seen
 # make test   linters, types, and the tests on every supported version of transformers
+# make test-browser   the page of lion app in Chromium; make screenshots draws its pictures for the documentation
 # make lint, make format, make checkpoint-code, make clean
 PYTHON ?= python3
 # The full test suite runs on the newest releases and on the last transformers 4; the smoke tests run on the others.
@@ -14,6 +15,7 @@ CORE_TRANSFORMERS50 := .venv-transformers50-core
 CORE_LOWEST := .venv-lowest-core
 CORE := $(CORE_NEWEST) $(CORE_TRANSFORMERS4) $(CORE_TRANSFORMERS50) $(CORE_LOWEST)
 TORCHAO := .venv-torchao
+APP := .venv-app
 FULL := $(NEWEST) $(TRANSFORMERS4)
 SMALL := $(TRANSFORMERS50) $(LOWEST)
 BIN := $(NEWEST)/bin
@@ -23,7 +25,7 @@ export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-newest test-transformers4 test-smoke lint types format clean environments checkpoint-code
+.PHONY: demo test test-browser screenshots test-newest test-transformers4 test-smoke lint types format clean environments checkpoint-code
 
 demo: $(NEWEST)/.installed
 	$(BIN)/lion demo --output demo.png
@@ -57,6 +59,13 @@ test-smoke: $(patsubst %,smoke-%,$(SMALL))
 
 smoke-%: %/.installed
 	$*/bin/python -m pytest $(SMOKE)
+
+# What needs Gradio, and what needs a browser besides.
+test-browser: $(APP)/.installed
+	$(APP)/bin/python -m pytest tests/lion_multimodal/app/test_page.py tests/lion_multimodal/app/test_space.py tests/browser
+
+screenshots: $(APP)/.installed
+	LION_SCREENSHOTS=docs/images $(APP)/bin/python -m pytest tests/browser
 
 lint: $(NEWEST)/.installed
 	$(BIN)/ruff check .
@@ -118,6 +127,16 @@ $(TORCHAO)/.installed: $(NEWEST)/.installed
 	$(BIN)/python -m pip install --quiet --no-compile --no-deps --upgrade --target $(@D) torchao --constraint constraints/newest.txt
 	touch $@
 
+# On top of the newest environment: Gradio needs Pillow 12.
+$(APP)/.installed: $(NEWEST)/.installed pyproject.toml constraints/newest.txt
+	$(PYTHON) -m venv $(@D)
+	for site in $(@D)/lib/python*/site-packages; do \
+		echo $(abspath $(NEWEST))/lib/python*/site-packages >$$site/below.pth; done
+	$(call REQUIREMENTS,app)
+	grep -v '^Pillow==' constraints/newest.txt >$(@D)/constraints.txt
+	$(@D)/bin/python -m pip install --quiet --constraint $(@D)/constraints.txt --requirement $(@D)/requirements.txt playwright
+	touch $@
+
 clean:
-	rm -rf $(FULL) $(CORE) $(SMALL) $(TORCHAO) .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+	rm -rf $(FULL) $(CORE) $(SMALL) $(TORCHAO) $(APP) .pytest_cache .mypy_cache .ruff_cache .hypothesis \
 		.import_linter_cache

@@ -47,7 +47,7 @@ def load_pipeline(
     from transformers.utils import logging
 
     from lion_multimodal import checkpoints
-    from lion_multimodal.loading import check_device, check_weights, loading
+    from lion_multimodal.loading import check_device, check_processor, check_weights, loading
     from modeling_lion import LionForConditionalGeneration, LionImageToTextPipeline
     from modeling_lion.device_lion import default_device
     from processing_lion import LionProcessor
@@ -62,9 +62,11 @@ def load_pipeline(
             from trainers.finetune import attach_adapter
 
             loaded = attach_adapter(loaded, adapter).get_base_model()
+        processor = LionProcessor.from_pretrained(source)
+        check_processor(processor, loaded, source)
         pipe = LionImageToTextPipeline(
             model=loaded,
-            processor=LionProcessor.from_pretrained(source),
+            processor=processor,
             device=device or default_device(),
         )
         pipe.tagger  # noqa: B018 (loads it now, so that an error is one of loading)

@@ -61,6 +61,18 @@ def check_weights(model: Any, source: str | os.PathLike) -> None:
         raise CheckpointError(f"{os.fspath(source)} is not whole: {'; '.join(problems)}")
 
 
+def check_processor(processor: Any, model: Any, source: str | os.PathLike) -> None:
+    """
+    Raises:
+        CheckpointError: the processor makes images of another size than the model reads.
+    """
+    made, size = processor.image_processor, model.config.vision_config.image_size
+    if made.do_resize and made.size != {"height": size, "width": size}:
+        raise CheckpointError(
+            f"{os.fspath(source)}: `size` of the processor must be {size}, the model's, got {made.size}"
+        )
+
+
 def check_files(directory: str | os.PathLike) -> None:
     """
     Check the files of a LION checkpoint without loading their weights: names and shapes of the weights, tokenizers,

@@ -142,13 +142,15 @@ class LionPreTrainedModel(SelfContainedModel):
                     index.setdefault(f"language_model.{stack}.embed_tokens.weight", embeddings)
         return loaded
 
-    def mark_tied_weights_as_initialized(self, loading_info: Any) -> None:
+    def mark_tied_weights_as_initialized(self, *loading_info: Any) -> None:
         """As in transformers 5, which would take embeddings that no file holds under any of their names for loaded."""
-        missing, tied = set(loading_info.missing_keys), self.all_tied_weights_keys
-        super().mark_tied_weights_as_initialized(loading_info)
-        for source in missing & set(tied.values()):
-            if all(target in missing for target, of in tied.items() if of == source):
-                loading_info.missing_keys.add(source)
+        missing = [set(info.missing_keys) for info in loading_info]  # transformers 5.0 gives none
+        super().mark_tied_weights_as_initialized(*loading_info)
+        tied = self.all_tied_weights_keys
+        for names, info in zip(missing, loading_info):
+            for source in names & set(tied.values()):
+                if all(target in names for target, of in tied.items() if of == source):
+                    info.missing_keys.add(source)
 
     def gradient_checkpointing_enable(
         self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tokenizers
 import torch
 import transformers
 from transformers import AutoTokenizer, PretrainedConfig
@@ -705,12 +706,25 @@ def _load_tokenizer(repo: str | os.PathLike, subfolder: str, kwargs: dict[str, A
     # With a configuration given, AutoTokenizer does not read the model's, whose code would need the user's consent.
     settings = {"config": PretrainedConfig(), "trust_remote_code": False, **kwargs}
     try:
-        return AutoTokenizer.from_pretrained(repo, subfolder=subfolder, **settings)
+        tokenizer = AutoTokenizer.from_pretrained(repo, subfolder=subfolder, **settings)
+        _restore_normalizer(tokenizer, repo, subfolder, kwargs)
+        return tokenizer
     except (MemoryError, ImportError):
         raise
     except Exception as error:  # the tokenizers library raises plain exceptions on damaged files
         where = os.path.join(repo, subfolder)
         raise OSError(f"the tokenizer in {where} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+def _restore_normalizer(tokenizer: Any, repo: str | os.PathLike, subfolder: str, kwargs: dict[str, Any]) -> None:
+    """Normalise text as the file says: the T5 tokenizer of transformers 5.0 leaves it as it is, capitals included."""
+    own = getattr(tokenizer, "backend_tokenizer", None)
+    if own is None or own.normalizer is not None:
+        return
+    hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if kwargs.get(name) is not None}
+    file = _cached_file(repo, "tokenizer.json", subfolder, hub)
+    if file and json.loads(Path(file).read_text(encoding="utf-8")).get("normalizer") is not None:
+        own.normalizer = tokenizers.Tokenizer.from_file(file).normalizer
 
 
 def _question_of(name: str, messages: Any) -> tuple[dict[str, Any], Any]:

@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 STAGE_ZERO = "stage0"
 FINAL = "final"
-_RESULT = "stage_result.json"
+STAGE_RESULT = "stage_result.json"
 
 
 def run_all(recipe: Recipe, resume: bool = False) -> Path:
@@ -82,12 +82,12 @@ def run_stage(recipe: Recipe, name: str, resume: bool = False) -> Path:
         return Path(_base_model(recipe, resume))
     stage = get_stage(name)
     directory = Path(recipe.output_dir) / stage.name
-    if resume and read_result(directory / _RESULT) is not None:
+    if resume and read_result(directory / STAGE_RESULT) is not None:
         logger.info("%s is finished already: %s.", stage.name, directory)
         return directory
     args = training_arguments(recipe, stage)
     last_checkpoint = find_last_checkpoint(directory, args.world_size) if directory.is_dir() else None
-    if not resume and (any(directory.glob("checkpoint-*")) or (directory / _RESULT).is_file()):
+    if not resume and (any(directory.glob("checkpoint-*")) or (directory / STAGE_RESULT).is_file()):
         raise ValueError(f"{directory} holds an earlier run: resume it, or choose another `output_dir`.")
 
     set_seed(args.seed)
@@ -126,7 +126,7 @@ def run_stage(recipe: Recipe, name: str, resume: bool = False) -> Path:
         for source, count in result["bad_rows"].items():
             logger.warning("%d rows of %r were unusable; see %s.", count, source, bad_rows.path)
         # Written last: it says that all the rest is there.
-        write_whole(directory / _RESULT, json.dumps(result, indent=2))
+        write_whole(directory / STAGE_RESULT, json.dumps(result, indent=2))
     state.wait_for_everyone()
     del trainer, model, train_dataset, eval_dataset
     gc.collect()
@@ -203,7 +203,7 @@ def _base_model(recipe: Recipe, resume: bool) -> Path | str:
         if recipe.model is None:
             raise ValueError("The recipe has neither `model` nor `stage0`.")
         return recipe.model
-    marker = Path(recipe.output_dir) / STAGE_ZERO / _RESULT
+    marker = Path(recipe.output_dir) / STAGE_ZERO / STAGE_RESULT
     earlier = read_result(marker) if resume else None
     if earlier is not None:
         base = Path(earlier["model"])
@@ -237,7 +237,7 @@ def _start_from(recipe: Recipe, stage: Stage) -> list[Path]:
     directories = []
     for name in stage.starts_from:
         directory = Path(recipe.output_dir) / name
-        if read_result(directory / _RESULT) is not None:
+        if read_result(directory / STAGE_RESULT) is not None:
             directories.append(directory)
         elif recipe.sources(STAGES[name]):
             raise ValueError(

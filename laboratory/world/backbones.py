@@ -15,6 +15,7 @@ Six phases, each a run of `transformers.Trainer` that can be resumed; `connector
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -147,7 +148,9 @@ def pretrain_backbones(
         ) as pool:
             list(pool.map(phases.run_in_turn, _CHAINS))
     phases.run("answers")
-    return _write_base(phases, base)
+    lion, _ = phases.build_lion()
+    phases.load(lion, "answers")
+    return write_base(phases, lion, base)
 
 
 def _start_process(threads: int, level: int) -> None:
@@ -155,9 +158,8 @@ def _start_process(threads: int, level: int) -> None:
     torch.set_num_threads(threads)
 
 
-def _write_base(phases: Phases, base: Path) -> Path:
-    lion, _ = phases.build_lion()
-    phases.load(lion, "answers")
+def write_base(phases: Phases, lion: LionForConditionalGeneration, base: Path) -> Path:
+    """Write a model, the run's processor and its tagger (whose thresholds are set first) to `base`."""
     tagger = phases.build_tagger()
     tagger.load_state_dict(phases.weights("tagger"))
     tagger.config.thresholds = calibrate_thresholds(tagger)
@@ -311,20 +313,28 @@ class Phases:
         learner: nn.Module,
         batches: Dataset,
         is_trained: Callable[[str], bool] = lambda name: True,
+        learning_rate: float | None = None,
+        decay_steps: int | None = None,
+        parts: int = 1,
     ) -> None:
-        """Train `teacher`'s parameters that `is_trained` names; keep the state of `learner`, a part of it."""
+        """Train `teacher`'s parameters that `is_trained` names; keep the state of `learner`, a part of it.
+
+        The learning rate falls along a cosine, or stays as it is until the last `decay_steps`: a run of which nobody
+        knows how long it takes can then be ended at any time. Each step takes `parts` batches, one after the other or
+        (under `torchrun`) side by side.
+        """
         directory = self.output_dir / phase
         finished = directory / _WEIGHTS
         for name, parameter in teacher.named_parameters():
             parameter.requires_grad_(is_trained(name))
-        rate = _LEARNING_RATES[phase]
+        rate = _LEARNING_RATES[phase] if learning_rate is None else learning_rate
         args = TrainingArguments(
             output_dir=str(directory),
             max_steps=self.steps[phase],
             per_device_train_batch_size=1,  # an item of the dataset is a batch
             learning_rate=rate,
-            lr_scheduler_type="cosine_with_min_lr",
-            lr_scheduler_kwargs={"min_lr": 0.03 * rate},
+            lr_scheduler_type="cosine_with_min_lr" if decay_steps is None else "warmup_stable_decay",
+            lr_scheduler_kwargs={"min_lr": 0.03 * rate} if decay_steps is None else {"num_decay_steps": decay_steps},
             warmup_steps=min(200, self.steps[phase] // 10),
             weight_decay=0.02,
             adam_beta2=0.98,
@@ -336,11 +346,15 @@ class Phases:
             report_to=[],
             remove_unused_columns=False,
             use_cpu=not torch.cuda.is_available(),
+            gradient_accumulation_steps=max(1, parts // int(os.environ.get("WORLD_SIZE", "1"))),
+            ddp_find_unused_parameters=False,
         )
         trainer = _InOrder(teacher, args, train_dataset=batches, data_collator=_the_one)
         checkpoint = get_last_checkpoint(directory) if directory.is_dir() else None
         logger.info("Phase %s: %d steps%s.", phase, args.max_steps, f", from {checkpoint}" if checkpoint else "")
         trainer.train(resume_from_checkpoint=checkpoint)
+        if not trainer.is_world_process_zero():
+            return
         trainer.state.save_to_json(str(directory / "trainer_state.json"))
         # Written last and in one go: it says that the phase is finished.
         with atomic_file(finished) as partial:

@@ -99,11 +99,14 @@ def generate_rows(
     questions: int = 4,
     missing_tags: float = 0.0,
     wrong_tags: float = 0.0,
+    most_objects: int | None = None,
+    num_objects: int | None = None,
+    pictures: bool = True,
 ) -> Iterator[dict[str, Any]]:
-    """Yield the rows of the scenes of `seeds`; arguments as in [`build_world`]."""
+    """Yield the rows of the scenes of `seeds`, with or without pictures; arguments as in [`build_world`]."""
     for seed in seeds:
-        scene = sample_scene(int(seed))
-        picture = {"bytes": _png(scene), "path": None}  # once for all of its rows
+        scene = sample_scene(int(seed), num_objects, most_objects)
+        picture = {"bytes": _png(scene), "path": None} if pictures else None  # once for all of its rows
         tags = noisy_tags(scene, missing_tags, wrong_tags)
         objects = [
             {"glyph": item.glyph, "color": item.color, "box": list(item.normalized_box)} for item in scene.objects
@@ -139,6 +142,8 @@ def build_world(
     missing_tags: float = 0.0,
     wrong_tags: float = 0.0,
     streaming: bool = False,
+    most_objects: int | None = None,
+    num_objects: int | None = None,
 ) -> datasets.Dataset | datasets.IterableDataset:
     """
     Build the world's dataset.
@@ -154,6 +159,8 @@ def build_world(
         wrong_tags: Probability that an image's tags hold one that may be false.
         streaming: Return an `IterableDataset` that draws while it is read, not a `Dataset` that is drawn once and
             cached.
+        most_objects: Objects of the fullest pictures; as the world has them by default.
+        num_objects: Objects of every picture, in place of a number drawn for each.
 
     Returns:
         A dataset with the columns of [`FEATURES`].
@@ -161,6 +168,37 @@ def build_world(
     Raises:
         ValueError: An argument is outside what is described here.
     """
+    seeds, options = world_scenes(
+        split,
+        num_scenes,
+        first_scene,
+        level,
+        tasks,
+        questions,
+        missing_tags,
+        wrong_tags,
+        most_objects=most_objects,
+        num_objects=num_objects,
+    )
+    arguments = {"seeds": seeds, **options}
+    if streaming:
+        return datasets.IterableDataset.from_generator(generate_rows, features=FEATURES, gen_kwargs=arguments)
+    return datasets.Dataset.from_generator(generate_rows, features=FEATURES, gen_kwargs=arguments)
+
+
+def world_scenes(
+    split: str = "train",
+    num_scenes: int = 1000,
+    first_scene: int = 0,
+    level: str | None = None,
+    tasks: Sequence[str] | None = None,
+    questions: int = 4,
+    missing_tags: float = 0.0,
+    wrong_tags: float = 0.0,
+    most_objects: int | None = None,
+    num_objects: int | None = None,
+) -> tuple[range, dict[str, Any]]:
+    """The scenes that [`build_world`] draws, and the other arguments of [`generate_rows`]; arguments as there."""
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
     seeds = SPLITS[split][first_scene : first_scene + num_scenes]
@@ -171,19 +209,20 @@ def build_world(
         )
     if questions < 1:
         raise ValueError(f"questions must be at least 1, got {questions}")
+    for name, number in (("most_objects", most_objects), ("num_objects", num_objects)):
+        if number is not None and number < 1:
+            raise ValueError(f"{name} must be at least 1, got {number}")
     if level is not None and level not in LEVELS:
         raise ValueError(f"level must be one of {', '.join(LEVELS)}, got {level!r}")
     tasks = tuple(tasks or (LEVELS[level] if level else TASKS))
     unknown = sorted(set(tasks) - set(TASKS))
     if unknown:
         raise ValueError(f"tasks must be among {', '.join(TASKS)}, got {', '.join(unknown)}")
-    arguments = {
-        "seeds": seeds,
+    return seeds, {
         "tasks": tasks,
         "questions": questions,
         "missing_tags": missing_tags,
         "wrong_tags": wrong_tags,
+        "most_objects": most_objects,
+        "num_objects": num_objects,
     }
-    if streaming:
-        return datasets.IterableDataset.from_generator(generate_rows, features=FEATURES, gen_kwargs=arguments)
-    return datasets.Dataset.from_generator(generate_rows, features=FEATURES, gen_kwargs=arguments)

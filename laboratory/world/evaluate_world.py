@@ -61,11 +61,13 @@ class Score:
     samples: int
 
 
-def held_out(task: str, samples: int, split: str = "test", first_scene: int = 0) -> Iterator[tuple[Scene, Sample]]:
+def held_out(
+    task: str, samples: int, split: str = "test", first_scene: int = 0, most_objects: int | None = None
+) -> Iterator[tuple[Scene, Sample]]:
     """Yield one instruction of a task for each of the split's next scenes that allow it, until there are `samples`."""
     count = 0
     for seed in SPLITS[split][first_scene:]:
-        scene = sample_scene(seed)
+        scene = sample_scene(seed, most_objects=most_objects)
         sample = TASKS[task](scene, np.random.default_rng([seed, 4]))
         if sample is None or sample.form == "long":
             continue
@@ -205,12 +207,12 @@ def score_task(task: str, cases: Sequence[tuple[Scene, Sample]], answers: Sequen
     return scores
 
 
-def score_tagger(tagger: RamForImageTagging, samples: int, split: str) -> Score:
-    """F1 over all tags and images (micro average)."""
+def score_tagger(tagger: RamForImageTagging, samples: int, split: str, most_objects: int | None = None) -> Score:
+    """F1 over all tags and pictures (micro average)."""
     rows = []
     seeds = SPLITS[split][:samples]
     for start in range(0, samples, _BATCH):
-        scenes = [sample_scene(seed) for seed in seeds[start : start + _BATCH]]
+        scenes = [sample_scene(seed, most_objects=most_objects) for seed in seeds[start : start + _BATCH]]
         for scene, tags in zip(scenes, tag_scenes(tagger, scenes)):
             true = set(scene_tags(scene))
             rows.append((len(true & set(tags)), len(tags), len(true)))
@@ -234,6 +236,7 @@ def evaluate(
     tasks: Sequence[str] = tuple(TASKS),
     use_tags: bool = True,
     num_beams: int | None = None,
+    most_objects: int | None = None,
 ) -> list[Score]:
     """
     Evaluate a checkpoint.
@@ -245,6 +248,7 @@ def evaluate(
         tasks: Which tasks.
         use_tags: Whether image-level prompts hold the tags that the tagger finds.
         num_beams: In place of the checkpoint's own number.
+        most_objects: Objects of the fullest pictures; as the world has them by default.
     """
     directory = Path(directory)
     model = LionForConditionalGeneration.from_pretrained(directory).eval()
@@ -255,11 +259,27 @@ def evaluate(
     tags_of = partial(tag_scenes, tagger) if tagger is not None and use_tags else None
     scores = []
     for task in tasks:
-        cases = list(held_out(task, samples * (len(EXISTENCE_FORMS) if task == "existence" else 1), split))
-        scores += score_task(task, cases, answer_all(model, processor, cases, tags_of, num_beams))
-        logger.info("%s", "; ".join(f"{score.task} {score.metric} {score.value:.3f}" for score in scores[-8:]))
+        scores += evaluate_task(model, processor, task, samples, split, tags_of, num_beams, most_objects)
     if tagger is not None:
-        scores.append(score_tagger(tagger, samples, split))
+        scores.append(score_tagger(tagger, samples, split, most_objects))
+    return scores
+
+
+def evaluate_task(
+    model: LionForConditionalGeneration,
+    processor: LionProcessor,
+    task: str,
+    samples: int,
+    split: str,
+    tags_of: Callable[[Sequence[Scene]], list[list[str]]] | None = None,
+    num_beams: int | None = None,
+    most_objects: int | None = None,
+) -> list[Score]:
+    """The figures of a model in one task; arguments as in [`answer_all`] and [`evaluate`]."""
+    count = samples * (len(EXISTENCE_FORMS) if task == "existence" else 1)
+    cases = list(held_out(task, count, split, 0, most_objects))
+    scores = score_task(task, cases, answer_all(model, processor, cases, tags_of, num_beams))
+    logger.info("%s", "; ".join(f"{score.task} {score.metric} {score.value:.3f}" for score in scores))
     return scores
 
 
@@ -283,10 +303,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tasks", nargs="+", choices=tuple(TASKS), default=tuple(TASKS), metavar="TASK")
     parser.add_argument("--no-tags", action="store_true", help="ask without the tagger's tags")
     parser.add_argument("--num-beams", type=int, help="in place of the checkpoint's own number")
+    parser.add_argument("--most-objects", type=int, help="objects of the fullest pictures (default: the world's)")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     scores = evaluate(
-        options.model, options.samples, options.split, options.tasks, not options.no_tags, options.num_beams
+        options.model,
+        options.samples,
+        options.split,
+        options.tasks,
+        not options.no_tags,
+        options.num_beams,
+        options.most_objects,
     )
     output = Path(options.output)
     output.parent.mkdir(parents=True, exist_ok=True)

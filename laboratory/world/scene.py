@@ -149,17 +149,20 @@ def _large_glyph(glyph: str) -> Image.Image:
     return canvas.crop(canvas.getbbox())
 
 
-def sample_scene(seed: int, num_objects: int | None = None) -> Scene:
+def sample_scene(seed: int, num_objects: int | None = None, most_objects: int | None = None) -> Scene:
     """Sample the scene of a seed.
 
     Args:
         seed: Any non-negative integer. [`SPLITS`] says which seeds belong to which split.
         num_objects: Number of objects to place, in place of a number drawn from the seed. Where the image is full
             earlier, fewer are placed.
+        most_objects: The largest number that may be drawn from the seed; larger ones are cut to it.
     """
     rng = np.random.default_rng([seed, 0])
     counts = tuple(OBJECT_COUNT_WEIGHTS)
     drawn_count = int(rng.choice(counts, p=tuple(OBJECT_COUNT_WEIGHTS.values())))
+    if most_objects is not None:
+        drawn_count = min(drawn_count, most_objects)
     wanted = drawn_count if num_objects is None else num_objects
     objects: list[SceneObject] = []
     while len(objects) < wanted:

@@ -10,10 +10,10 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from lion_multimodal.cli import convert, data, demo, evaluate, finetune, merge, predict, push, serve, tag, train
+from lion_multimodal.cli import app, convert, data, demo, evaluate, finetune, merge, predict, push, serve, tag, train
 
 
-SUBCOMMANDS = (convert, data, demo, evaluate, finetune, merge, predict, push, serve, tag, train)
+SUBCOMMANDS = (app, convert, data, demo, evaluate, finetune, merge, predict, push, serve, tag, train)
 
 
 def build_parser() -> argparse.ArgumentParser:

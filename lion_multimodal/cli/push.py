@@ -33,6 +33,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--allow", action="append", default=[], metavar="TEXT", help="text that may be pushed whatever it looks like"
     )
+    parser.add_argument(
+        "--space", metavar="NAME", help="Space, made if there is none, that shows the repo with the page of lion app"
+    )
+    parser.add_argument(
+        "--space-folder", metavar="FOLDER", help="write the files of the Space there, and push nothing at all"
+    )
     parser.set_defaults(run=run)
 
 
@@ -51,6 +57,13 @@ def run(args: argparse.Namespace) -> int:
 
         select(args.directory)  # says best what is wrong with the directory as a whole
         check_files(args.directory)
+    space = _space(args)
+    if args.space_folder is not None:
+        from lion_multimodal.hub.space import write_space
+
+        for file in write_space(args.space_folder, space or {}):
+            print(f"wrote     {file}")
+        return 0
     edit_card = None if args.evaluation is None else _with_figures(Path(args.evaluation), args.repo_id)
     with _progress_for_people():
         push = push_directory(
@@ -72,7 +85,24 @@ def run(args: argparse.Namespace) -> int:
         print(f"deleted   {name} (weights of an earlier version)")
     state = "pushed   " if push.changed else "unchanged"
     print(f"{state} {push.url} ({len(push.files)} files)")
+    if space is not None:
+        from lion_multimodal.hub.space import push_space
+
+        shown = push_space(args.space, space, private=args.private, token=args.token)
+        print(f"{'pushed   ' if shown.changed else 'unchanged'} {shown.url}")
     return 0
+
+
+def _space(args: argparse.Namespace) -> dict[str, bytes] | None:
+    """The files of the Space, where one is asked for."""
+    if args.space is None and args.space_folder is None:
+        return None
+    from lion_multimodal.hub.space import space_files
+    from trainers.publishing.selection import ADAPTER, select
+
+    kind = select(args.directory).kind
+    base_model = args.base_model if kind == ADAPTER else None
+    return space_files(args.space or f"{args.repo_id}-space", args.repo_id, kind, base_model)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from transformers.utils import cached_file
 
 from lion_multimodal.evaluation.benchmark import Decoding, Example
 from lion_multimodal.evaluation.rows import load_image
-from lion_multimodal.loading import check_device, check_weights, loading
+from lion_multimodal.loading import check_device, check_processor, check_weights, loading
 from modeling_lion.device_lion import default_device
 from modeling_lion.modeling_lion import LionForConditionalGeneration, LionImageFeatures
 from modeling_lion.tagger_lion import LionTagger
@@ -198,6 +198,7 @@ class Answerer:
             )
             check_weights(model, source)
             processor = LionProcessor.from_pretrained(source, revision=revision)
+            check_processor(processor, model, source)
         if adapter is not None:
             from trainers.finetune import attach_adapter  # PEFT takes seconds to load
 

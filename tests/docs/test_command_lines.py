@@ -18,6 +18,7 @@ COMMANDS = command_lines()
 
 # Taken to the end by other tests at a small size, or no work of this project: here, their arguments are read.
 LONG = (
+    "lion app",  # tests/lion_multimodal/app, tests/browser
     "accelerate launch",  # tests/trainers/test_distributed.py
     "lion data prepare",  # tests/trainers/sources
     "lion finetune",  # tests/trainers/test_finetune.py

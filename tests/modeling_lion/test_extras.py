@@ -48,6 +48,7 @@ refused(lambda: name("lion_multimodal.evaluation", "load_metric")()("cider"), "n
 assert name("lion_multimodal.evaluation", "BENCHMARKS")()  # which benchmarks there are can be asked without
 
 commands = (
+    ["app"],
     ["eval", "--model", "m", "--benchmark", "pope", "--output", "out"],
     ["tag", ".", "--output", "tags.jsonl"],
     ["train", "all", "--config", "xl_one_gpu"],
@@ -68,6 +69,7 @@ def test_each_command_and_import_names_its_extra():
     assert done.returncode == 0, done.stderr[-3000:]
     messages = [line for line in done.stderr.splitlines() if line.startswith("lion: error: ")]
     assert [re.findall(r'lion (\w+) needs .*: pip install "lion-multimodal\[(\w+)\]"$', line) for line in messages] == [
+        [("app", "app")],
         [("eval", "evaluation")],
         [("tag", "train")],
         [("train", "train")],

@@ -13,6 +13,7 @@ import torch
 import transformers
 from PIL import Image
 
+from lion_multimodal import checkpoints
 from processing_lion import LionProcessor, check_processor_files
 
 
@@ -127,6 +128,12 @@ def test_the_other_major_version(saved, tmp_path, code):
         assert torch.allclose(pixels, torch.tensor(expected[0]["pixel_values"]), atol=1e-6)
         assert values == {name: value for name, value in expected[0].items() if name != "pixel_values"}
         assert rest == expected[1:]
+
+
+def test_text_is_normalised_as_the_files_say():
+    processor = LionProcessor.from_pretrained(checkpoints.path("nano"))
+    capitals, small = processor(text=["WHAT Is There?", "what is there?"], return_tensors="pt")["input_ids"]
+    assert capitals.equal(small)
 
 
 def test_loading_from_a_subfolder(saved, tmp_path):

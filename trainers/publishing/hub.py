@@ -8,11 +8,11 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
-from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.hf_api import RepoFile, RepoUrl
 from huggingface_hub.utils import validate_repo_id
 
 
@@ -39,13 +39,14 @@ class HubError(OSError):
 
 class HubRepo:
     """
-    A model repo on the Hub, made if there is none.
+    A repo on the Hub, made if there is none.
 
     Args:
         repo_id: its name, with or without the owner.
         private: whether a new one is private; None leaves it to the owner's settings.
         revision: the branch to write to, made if there is none. Default: the main one.
         token: default: the one that is logged in.
+        repo_type: None for a model's, `"space"` for a Space with Gradio.
 
     Raises:
         ValueError: the name is none that a repo can have.
@@ -58,25 +59,35 @@ class HubRepo:
         private: bool | None = None,
         revision: str | None = None,
         token: str | None = None,
+        repo_type: str | None = None,
     ):
         check_name(repo_id)
         self.api = HfApi(token=token)
         self.repo_id = repo_id
+        self.repo_type = repo_type
         self.revision = revision or MAIN
-        url = self.ask("make the repo", lambda: self.api.create_repo(repo_id, private=private, exist_ok=True))
-        self.repo_id = url.repo_id
-        info = self.ask("describe the repo", lambda: self.api.model_info(self.repo_id, revision=MAIN))
+        self.repo_id = self.ask("make the repo", lambda: self._make(private)).repo_id
+        info = self.ask("describe the repo", lambda: self._info(MAIN))
         if private and not info.private:
             raise HubError(f"{self.repo_id} is there already, and public: make it private first, on its settings page")
         if self.revision != MAIN:
             self.ask("make the branch of", self._make_branch)
-            info = self.ask("describe the repo", lambda: self.api.model_info(self.repo_id, revision=self.revision))
+            info = self.ask("describe the repo", lambda: self._info(self.revision))
         self.head: str = info.sha or ""
         self.files = [sibling.rfilename for sibling in info.siblings or ()]
 
+    def _make(self, private: bool | None) -> RepoUrl:
+        sdk = "gradio" if self.repo_type == "space" else None
+        return self.api.create_repo(
+            self.repo_id, private=private, exist_ok=True, repo_type=self.repo_type, space_sdk=sdk
+        )
+
+    def _info(self, revision: str) -> Any:
+        return self.api.repo_info(self.repo_id, revision=revision, repo_type=self.repo_type)
+
     def _make_branch(self) -> None:
         if not self.revision.startswith("refs/"):  # as those of pull requests, which are there
-            self.api.create_branch(self.repo_id, branch=self.revision, exist_ok=True)
+            self.api.create_branch(self.repo_id, branch=self.revision, exist_ok=True, repo_type=self.repo_type)
 
     def read(self, path: str) -> str | None:
         """The text of a file in the repo; None if it has none of that name."""
@@ -85,11 +96,14 @@ class HubRepo:
 
         def download() -> str | None:
             try:
-                return Path(self.api.hf_hub_download(self.repo_id, path, revision=self.head)).read_text("utf-8")
+                return Path(self._download(path)).read_text("utf-8")
             except EntryNotFoundError:
                 return None
 
         return self.ask(f"send {path}", download)
+
+    def _download(self, path: str) -> str:
+        return self.api.hf_hub_download(self.repo_id, path, revision=self.head, repo_type=self.repo_type)
 
     def commit(self, files: Mapping[str, Path | bytes], deleted: Iterable[str], message: str) -> str:
         """
@@ -126,6 +140,7 @@ class HubRepo:
                 commit_message=message,
                 revision=self.revision,
                 parent_commit=self.head,
+                repo_type=self.repo_type,
             ).oid
 
         try:
@@ -150,7 +165,7 @@ class HubRepo:
         Raises:
             HubError: there is one, with something else in it.
         """
-        newest = self.api.model_info(self.repo_id, revision=self.revision).sha
+        newest = self._info(self.revision).sha
         if newest == self.head:
             return None
         held = self.list_files(newest)
@@ -161,7 +176,7 @@ class HubRepo:
 
     def list_files(self, revision: str | None) -> dict[str, RepoFile]:
         """The files of the repo by their paths, without their content."""
-        tree = self.api.list_repo_tree(self.repo_id, revision=revision, recursive=True)
+        tree = self.api.list_repo_tree(self.repo_id, revision=revision, recursive=True, repo_type=self.repo_type)
         return {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
 
     def ask(self, what: str, request: Callable[[], T]) -> T:

@@ -377,4 +377,4 @@ _PRESETS: dict[str, dict] = {
 }
 
 
-# Made by write_code, of all code in this folder: 0050bfe6f9c674c34d9045cd69112e58
+# Made by write_code, of all code in this folder: aa4db3834be76b2c0ca60165d563e2e5

@@ -251,4 +251,4 @@ def _validate_swin(config: SwinConfig) -> None:
 __all__ = ["RamConfig"]
 
 
-# Made by write_code, of all code in this folder: 0050bfe6f9c674c34d9045cd69112e58
+# Made by write_code, of all code in this folder: aa4db3834be76b2c0ca60165d563e2e5

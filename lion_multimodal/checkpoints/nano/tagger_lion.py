@@ -53,7 +53,12 @@ class LionTagger:
                 if problems := model.loading_problems():
                     where = os.path.join(name_or_path, subfolder) if subfolder else name_or_path
                     raise ValueError(f"the tagger in {where} is not whole: {'; '.join(problems)}")
-                return cls(model, LionImageProcessor.from_pretrained(name_or_path, **kwargs))
+                image_processor = LionImageProcessor.from_pretrained(name_or_path, **kwargs)
+                size = model.config.vision_config.image_size
+                if image_processor.do_resize and image_processor.size != {"height": size, "width": size}:
+                    where = os.path.join(name_or_path, subfolder, "preprocessor_config.json")
+                    raise ValueError(f"`size` in {where} must be {size}, the model's, got {image_processor.size}")
+                return cls(model, image_processor)
         raise OSError(
             f"{name_or_path} has no tagger, neither in the subfolder {TAGGER_SUBFOLDER}/ nor itself"
         ) from cause

@@ -68,6 +68,14 @@ DAMAGES = {
     "an adapter": (to_adapter, "is an adapter"),
     "an unknown activation": (lambda c: edit_config(c, vision_config__hidden_act="nope"), "nope"),
     "an unknown type of numbers": (lambda c: edit_config(c, dtype="float13"), "float13"),
+    "another size of the tagger's images": (
+        lambda c: edit_config(c, "tagger/preprocessor_config.json", size={"height": 999, "width": 999}),
+        "preprocessor_config.json must be",
+    ),
+    "another size of images": (
+        lambda c: edit_config(c, "processor_config.json", image_processor__size={"height": 999, "width": 999}),
+        "`size` of the processor must be",
+    ),
     "heads that don't fit": (lambda c: edit_config(c, text_config__num_heads=0), "nano"),
 }
 

@@ -13,6 +13,8 @@ from urllib.parse import unquote, urlsplit
 
 
 MAIN = "main"
+SPACES = "spaces/"
+"""What the names of Spaces begin with, among repos and in addresses."""
 # What the Hub's `.gitattributes` puts into large file storage, of what a LION has.
 LARGE_SUFFIXES = (".model", ".png", ".safetensors")
 
@@ -250,6 +252,8 @@ class _Handler(BaseHTTPRequestHandler):
                 return self.post()
             if self.path.startswith("api/models/"):
                 return self.describe(self.path.removeprefix("api/models/").split("/"))
+            if self.path.startswith("api/spaces/"):
+                return self.describe(self.path.removeprefix("api/spaces/").split("/"), SPACES)
             return self.resolve()
 
     # --- Reading ---
@@ -274,9 +278,9 @@ class _Handler(BaseHTTPRequestHandler):
             headers |= {"X_Linked_ETag": etag, "X_Linked_Size": str(len(content))}
         return self.reply(content, ETag=etag, **headers)
 
-    def describe(self, parts: list[str]) -> None:
+    def describe(self, parts: list[str], kind: str = "") -> None:
         name, rest = "/".join(parts[:2]), parts[2:]
-        repo = self.hub.repos.get(name)
+        repo = self.hub.repos.get(kind + name)
         if repo is None:
             return self.missing("RepoNotFound")
         commit = repo.find(rest[1] if len(rest) > 1 else MAIN)
@@ -318,8 +322,8 @@ class _Handler(BaseHTTPRequestHandler):
             good = stored is not None and len(stored) == sent["size"]
             self.hub.verified |= {sent["oid"]} if good else set()
             self.reply({}, 200 if good else 422)
-        elif len(parts) == 6 and parts[:2] == ["api", "models"] and parts[4] in ("branch", "commit", "preupload"):
-            name, revision = "/".join(parts[2:4]), parts[5]
+        elif len(parts) == 6 and parts[0] == "api" and parts[4] in ("branch", "commit", "preupload"):
+            name, revision = {"models": "", "spaces": SPACES}[parts[1]] + "/".join(parts[2:4]), parts[5]
             if name not in self.hub.repos:
                 self.missing("RepoNotFound")
             else:
@@ -329,10 +333,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def create(self, sent: dict) -> None:
         name = "/".join((sent.get("organization") or "lions", sent["name"]))
+        id_, name = name, (SPACES if sent.get("type") == "space" else "") + name
         status = 409 if name in self.hub.repos else 200
         if status == 200:
             self.hub.create(name, bool(sent.get("private")) or sent.get("visibility") == "private")
-        self.reply({"url": f"{self.hub.url}/{name}", "name": name, "id": name}, status)
+        self.reply({"url": f"{self.hub.url}/{name}", "name": id_, "id": id_}, status)
 
     def branch(self, name: str, revision: str) -> None:
         repo = self.hub.repos[name]

@@ -1,0 +1,219 @@
+"""
+The stages on features that the frozen tower has computed once.
+
+    python -m laboratory.world.feature_cache --config laboratory/recipes/nano_staged.yaml
+
+does what `lion train all` does with a recipe whose data are the world's, in less time: every picture is drawn and goes
+through the tower once, not once for each question and epoch. Rows, their order, optimiser and results are the same but
+for rounding, and either of the two goes on where the other stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from accelerate import PartialState
+from safetensors.torch import load_file, save_file
+from transformers.trainer_utils import get_last_checkpoint, set_seed
+
+from laboratory.world.batches import pixel_values
+from laboratory.world.dataset import generate_rows, world_scenes
+from laboratory.world.scene import Scene, sample_scene
+from modeling_lion.modeling_lion import LionForConditionalGeneration, LionVisionModel
+from processing_lion import LionProcessor
+from processing_lion.image_processing_lion import CLIP_MEAN, CLIP_STD
+from trainers.recipe import Recipe, SourceRecipe
+from trainers.run import STAGE_RESULT, run_stage, stage_model, training_arguments, write_final
+from trainers.sft_trainer import LionSFTTrainer
+from trainers.stages import STAGES, Stage
+
+
+logger = logging.getLogger(__name__)
+
+_BUILDER = "laboratory.world.dataset:build_world"
+_BATCH = 64
+
+
+class CachedVisionModel(LionVisionModel):
+    """
+    A frozen tower that takes numbers of pictures, `(B, 1)`, in place of the pictures, and looks up its blocks' outputs.
+    """
+
+    features: Mapping[int, torch.Tensor]
+
+    def forward(self, pixel_values, kept_blocks=(), interpolate_pos_encoding=False):
+        pictures = pixel_values[:, 0].long()
+        dtype = self.post_layernorm.weight.dtype
+        kept = {block: self.features[block][pictures].to(dtype) for block in kept_blocks}
+        return self.post_layernorm(self.features[len(self.encoder.layers) - 1][pictures].to(dtype)), kept
+
+
+@torch.no_grad()
+def tower_features(
+    lion: LionForConditionalGeneration, scenes: Sequence[Scene], dtype: torch.dtype = torch.bfloat16
+) -> dict[int, torch.Tensor]:
+    """
+    What Q-Former and aggregator read of the tower.
+
+    Args:
+        lion ([`LionForConditionalGeneration`]): The model.
+        scenes (`Sequence[Scene]`): What the pictures show.
+        dtype (`torch.dtype`): Type that the features are kept in.
+
+    Returns:
+        `dict[int, torch.Tensor]`: By block, `(num_scenes, num_patches + 1, hidden_size)` without a norm.
+    """
+    config, tower = lion.config, lion.vision_model
+    blocks = {
+        len(tower.encoder.layers) - 1,
+        config.aggregator_config.query_layer,
+        *config.aggregator_config.context_layers,
+    }
+    parts: dict[int, list[torch.Tensor]] = {block: [] for block in blocks}
+    for start in range(0, len(scenes), _BATCH):
+        pixels = pixel_values(scenes[start : start + _BATCH], CLIP_MEAN, CLIP_STD)
+        for block, values in tower(pixels, kept_blocks=blocks)[1].items():
+            parts[block].append(values.to(dtype))
+    return {block: torch.cat(values) for block, values in parts.items()}
+
+
+def kept_features(
+    lion: LionForConditionalGeneration, scenes: Sequence[Scene], directory: Path
+) -> dict[int, torch.Tensor]:
+    """[`tower_features`], from a file in `directory` if they were computed before for this tower and these scenes."""
+    known = zlib.crc32(repr([(scene.seed, len(scene.objects)) for scene in scenes]).encode())
+    for name, value in lion.vision_model.state_dict().items():
+        if "post_layernorm" not in name:
+            known = zlib.crc32(value.float().numpy().tobytes(), known)
+    path = directory / f"{known:08x}.safetensors"
+    with PartialState().main_process_first():
+        if not path.is_file():
+            logger.info("%d pictures through the tower.", len(scenes))
+            directory.mkdir(parents=True, exist_ok=True)
+            features = {str(block): values for block, values in tower_features(lion, scenes).items()}
+            save_file(features, path.with_suffix(".partial"))
+            path.with_suffix(".partial").rename(path)
+    return {int(block): values for block, values in load_file(path).items()}
+
+
+def use_features(lion: LionForConditionalGeneration, features: Mapping[int, torch.Tensor]) -> None:
+    """Let a model take numbers of pictures, rows of `features`, in place of pictures; changed in place."""
+    trained = [name for name, value in lion.vision_model.named_parameters() if value.requires_grad]
+    if any("post_layernorm" not in name for name in trained):
+        raise ValueError(f"features of a tower that is trained cannot be kept: {', '.join(trained)}")
+    lion.vision_model.__class__ = CachedVisionModel
+    lion.vision_model.features = features
+
+
+class NumberedCollator:
+    """
+    Makes a batch of rows whose `image` is the number of a picture.
+
+    Args:
+        processor ([`LionProcessor`]): For the texts.
+    """
+
+    def __init__(self, processor: LionProcessor):
+        self.processor = processor
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        batch = self.processor(
+            text=[row["prompt"] for row in rows],
+            tags=[None if row["tags"] is None else ", ".join(row["tags"]) for row in rows],
+            level=[row["level"] for row in rows],
+            answers=[row["completion"] for row in rows],
+            return_tensors="pt",
+        )
+        return {**batch, "pixel_values": torch.tensor([[row["image"]] for row in rows])}
+
+
+def numbered_rows(sources: Sequence[SourceRecipe]) -> tuple[datasets.Dataset, list[Scene]]:
+    """The rows of a stage in the order of `lion train`, and the scenes that their numbers mean."""
+    rows: list[dict[str, Any]] = []
+    scenes: list[Scene] = []
+    for source in sources:
+        kept: dict[str, Any] = {"name": source.name, "builder_kwargs": source.builder_kwargs, "tags": source.tags}
+        if source != SourceRecipe(**kept, builder=_BUILDER, level="column"):
+            raise ValueError(
+                f"source {source.name!r} must be `builder: {_BUILDER}` with `level: column` and nothing but `tags`"
+            )
+        kwargs = dict(source.builder_kwargs)
+        seeds, options = world_scenes(**kwargs)
+        numbers = {seed: len(scenes) + index for index, seed in enumerate(seeds)}
+        known = {seed: sample_scene(seed, options["num_objects"], options["most_objects"]) for seed in seeds}
+        scenes += known.values()
+        for row in generate_rows(seeds, **options, pictures=False):
+            rows.append(
+                {
+                    "image": numbers[row["seed"]],
+                    "prompt": row["prompt"],
+                    "completion": row["completion"],
+                    "tags": row["tags"] if source.tags == "column" else None,
+                    "level": row["level"],
+                }
+            )
+    return datasets.Dataset.from_list(rows), scenes
+
+
+def run_cached_stage(recipe: Recipe, stage: Stage, resume: bool = False) -> Path:
+    """[`~trainers.run.run_stage`] on cached features, without evaluation."""
+    directory = Path(recipe.output_dir) / stage.name
+    if (directory / STAGE_RESULT).is_file() and resume:
+        return directory
+    checkpoint = get_last_checkpoint(directory) if directory.is_dir() else None
+    if not resume and (checkpoint is not None or (directory / STAGE_RESULT).is_file()):
+        raise ValueError(f"{directory} holds an earlier run: resume it, or choose another `output_dir`.")
+    args = training_arguments(recipe, stage)
+    args.eval_strategy = "no"
+    set_seed(args.seed)
+    base = run_stage(recipe, "stage0", resume=True) if recipe.stage0 else str(recipe.model)
+    processor = LionProcessor.from_pretrained(base)
+    rows, scenes = numbered_rows(recipe.sources(stage))
+    model = stage_model(recipe, stage, base)
+    lion = model.get_base_model()
+    use_features(lion, kept_features(lion, scenes, Path(recipe.output_dir) / "features"))
+    trainer = LionSFTTrainer(
+        model, args, train_dataset=rows, processing_class=processor, data_collator=NumberedCollator(processor)
+    )
+    state = PartialState()
+    if state.is_main_process:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "recipe.json").write_text(recipe.to_json(), encoding="utf-8")
+    output = trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
+    trainer.save_state()
+    if state.is_main_process:
+        if args.plots:
+            trainer.plot()
+        result = {"stage": stage.name, "steps": trainer.state.global_step, "metrics": output.metrics, "bad_rows": {}}
+        (directory / STAGE_RESULT).write_text(json.dumps(result, indent=2), encoding="utf-8")
+    state.wait_for_everyone()
+    return directory
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="Train a recipe of the world on features that are computed once.")
+    parser.add_argument("--config", required=True, help="the recipe")
+    parser.add_argument("--stages", nargs="+", choices=tuple(STAGES), default=tuple(STAGES), metavar="STAGE")
+    parser.add_argument("--resume", action="store_true", help="go on where an earlier run stopped")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="in place of the recipe's values")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    recipe = Recipe.load(options.config, options.overrides)
+    for name in options.stages:
+        run_cached_stage(recipe, STAGES[name], options.resume)
+    if tuple(options.stages) == tuple(STAGES):
+        write_final(recipe)
+
+
+if __name__ == "__main__":
+    main()
