@@ -1,7 +1,7 @@
 # make demo   what the shipped checkpoint says about ten images that it has never seen
 # make test   linters, types, and the tests on every supported version of transformers
 # make test-browser   the page of lion app in Chromium; make screenshots draws its pictures for the documentation
-# make lint, make format, make checkpoint-code, make clean
+# make lint, make types, make docs, make format, make checkpoint-code, make clean
 PYTHON ?= python3
 # The full test suite runs on the newest releases and on the last transformers 4; the smoke tests run on the others.
 NEWEST := .venv
@@ -14,7 +14,7 @@ CORE_TRANSFORMERS4 := .venv-hub4
 CORE_TRANSFORMERS50 := .venv-transformers50-core
 CORE_LOWEST := .venv-lowest-core
 CORE := $(CORE_NEWEST) $(CORE_TRANSFORMERS4) $(CORE_TRANSFORMERS50) $(CORE_LOWEST)
-TORCHAO := .venv-torchao
+QUANTIZATION := .venv-quantization
 APP := .venv-app
 FULL := $(NEWEST) $(TRANSFORMERS4)
 SMALL := $(TRANSFORMERS50) $(LOWEST)
@@ -25,23 +25,22 @@ export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-browser screenshots test-newest test-transformers4 test-smoke lint types format clean environments checkpoint-code
+.PHONY: demo test test-browser screenshots test-newest test-transformers4 test-smoke lint types docs format clean environments checkpoint-code
 
 demo: $(NEWEST)/.installed
 	$(BIN)/lion demo --output demo.png
 
-# One process has little use for a second core: two versions are tested side by side.
+# One process has little use for a second core: two things are done side by side.
 test:
 	$(MAKE) --jobs=2 environments
-	$(MAKE) lint types
-	$(MAKE) --jobs=2 test-newest test-transformers4
-	$(MAKE) --jobs=2 test-smoke
+	$(MAKE) --jobs=2 lint types docs test-newest test-transformers4 test-smoke
 
-environments: $(patsubst %,%/.installed,$(FULL) $(CORE) $(SMALL) $(TORCHAO))
+environments: $(patsubst %,%/.installed,$(FULL) $(CORE) $(SMALL) $(QUANTIZATION))
 
+QUANTIZED := tests/modeling_lion/test_quantization.py tests/trainers/test_quantized_training.py
 empty :=
 test-newest: environments
-	PYTHONPATH=$(TORCHAO) $(BIN)/python -m pytest tests/modeling_lion/test_quantization.py -k torchao
+	PYTHONPATH=$(QUANTIZATION) $(BIN)/python -m pytest $(QUANTIZED)
 	LION_HUB_PYTHON_V4=$(abspath $(CORE_TRANSFORMERS4))/bin/python \
 	LION_HUB_PYTHON_V5=$(abspath $(CORE_NEWEST))/bin/python \
 	LION_CORE_PYTHONS=$(subst $(empty) ,:,$(patsubst %,$(abspath .)/%/bin/python,$(CORE))) \
@@ -49,7 +48,7 @@ test-newest: environments
 
 # The experiments and the distributions are tested once.
 test-transformers4: environments
-	PYTHONPATH=$(TORCHAO) $(TRANSFORMERS4)/bin/python -m pytest tests/modeling_lion/test_quantization.py -k torchao
+	PYTHONPATH=$(QUANTIZATION) $(TRANSFORMERS4)/bin/python -m pytest $(QUANTIZED)
 	$(TRANSFORMERS4)/bin/python -m pytest $(addprefix --ignore=tests/,laboratory packaging)
 
 # Parity and generation, saving and loading, the pipelines, training.
@@ -71,6 +70,10 @@ lint: $(NEWEST)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+
+# Every page, without a warning.
+docs: $(NEWEST)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir $(NEWEST)/site
 
 types: $(NEWEST)/.installed
 	$(BIN)/mypy
@@ -94,9 +97,10 @@ $(TRANSFORMERS50)/.installed $(CORE_TRANSFORMERS50)/.installed: VERSIONS := cons
 $(LOWEST)/.installed $(CORE_LOWEST)/.installed: VERSIONS := constraints/lowest.txt
 $(patsubst %,%/.installed,$(FULL) $(CORE) $(SMALL)): pyproject.toml $(wildcard constraints/*.txt)
 
+$(NEWEST)/.installed: MORE := ,docs
 $(patsubst %,%/.installed,$(FULL)):
 	$(PYTHON) -m venv $(@D)
-	$(PIP) --editable ".[train,evaluation,quantization,serve,dev]"
+	$(PIP) --editable ".[train,evaluation,serve,dev$(MORE)]"
 	touch $@
 
 # One after the other: both write beside the code what setuptools knows of it.
@@ -122,9 +126,9 @@ $(patsubst %,%/.installed,$(SMALL)):
 	$(PIP) --requirement $(@D)/requirements.txt pytest hypothesis
 	touch $@
 
-# Beside the others: wherever transformers finds torchao, it imports it.
-$(TORCHAO)/.installed: $(NEWEST)/.installed
-	$(BIN)/python -m pip install --quiet --no-compile --no-deps --upgrade --target $(@D) torchao --constraint constraints/newest.txt
+# Beside the others: wherever transformers finds torchao and PEFT finds bitsandbytes, they import them, for seconds.
+$(QUANTIZATION)/.installed: $(NEWEST)/.installed
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps --upgrade --target $(@D) bitsandbytes torchao --constraint constraints/newest.txt
 	touch $@
 
 # On top of the newest environment: Gradio needs Pillow 12.
@@ -138,5 +142,5 @@ $(APP)/.installed: $(NEWEST)/.installed pyproject.toml constraints/newest.txt
 	touch $@
 
 clean:
-	rm -rf $(FULL) $(CORE) $(SMALL) $(TORCHAO) $(APP) .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+	rm -rf $(FULL) $(CORE) $(SMALL) $(QUANTIZATION) $(APP) .pytest_cache .mypy_cache .ruff_cache .hypothesis \
 		.import_linter_cache

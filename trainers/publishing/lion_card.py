@@ -69,7 +69,7 @@ def render_card(facts: CardFacts) -> str:
     """The card as Markdown, with the Hub's metadata at its head."""
     sections = {
         "": _introduction(facts),
-        "Uses": _uses(facts),
+        "Use in transformers": _uses(facts),
         "Origin of the weights": _origin(facts),
         **facts.sections,
         "Limits": _limits(facts),
