@@ -70,7 +70,23 @@ def image_upload(**kwargs: Any) -> Any:
     """
     image = gr.Image(type="filepath", **kwargs)
     image.preprocess = lambda payload: None if payload is None else payload.path
-    return image
+    return closed_to_addresses(image)
+
+
+def closed_to_addresses(component: Any) -> Any:
+    """
+    The component, which takes files alone. Browsers send nothing else; but of a forged request, Gradio would fetch the
+    public addresses that stand in it in place of files.
+    """
+    move = component.async_move_resource_to_block_cache
+
+    async def move_file(path: Any) -> Any:
+        if "://" in str(path):
+            raise gr.Error("This page takes files, no addresses.", print_exception=False)
+        return await move(path)
+
+    component.async_move_resource_to_block_cache = move_file
+    return component
 
 
 def theme(gradio: Any) -> Any:
@@ -240,8 +256,12 @@ def _ask_tab(engine: LionEngine) -> None:
 def _batch_tab(engine: LionEngine) -> None:
     with gr.Row():
         with gr.Column(scale=5, min_width=300):
-            files = gr.File(label="Images", file_count="multiple", type="filepath", height=180, elem_id="files")
-            folder = gr.UploadButton("Choose a folder", file_count="directory", size="sm", elem_id="folder")
+            files = closed_to_addresses(
+                gr.File(label="Images", file_count="multiple", type="filepath", height=180, elem_id="files")
+            )
+            folder = closed_to_addresses(
+                gr.UploadButton("Choose a folder", file_count="directory", size="sm", elem_id="folder")
+            )
         with gr.Column(scale=6, min_width=300):
             prompt = gr.Textbox(
                 label="Question about each",

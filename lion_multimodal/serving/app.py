@@ -140,6 +140,8 @@ async def _events(first: str | Answer, answers: AsyncIterator[str | Answer], chu
         for chunk in chunks.last(piece):
             yield _event(chunk)
         yield "data: [DONE]\n\n"
+    except APIError as error:
+        yield _event(error.body())
     finally:
         await answers.aclose()  # type: ignore[attr-defined]
 
@@ -244,7 +246,7 @@ class Gate:
             raise APIError(401, message, code="invalid_api_key")
 
     def _check_length(self, announced: str) -> None:
-        if announced.isdecimal() and int(announced) > self._settings.max_request_bytes:
+        if announced.isdecimal() and (len(announced) > 18 or int(announced) > self._settings.max_request_bytes):
             limit = self._settings.max_request_bytes
             raise APIError(413, f"The request has more than {limit} bytes, this server's limit.", code="too_large")
 

@@ -12,6 +12,7 @@ import sys
 
 
 EXTRAS = ("accelerate", "bitsandbytes", "datasets", "evaluate", "matplotlib", "peft", "sentencepiece", "trl")
+EXTRAS += ("fastapi", "prometheus_client", "uvicorn")
 
 
 class Hiding:
@@ -56,6 +57,7 @@ def use(picture: str) -> None:
     assert out.count("answered") == 3
     for command, extra in (
         (("eval", "--model", "nano", "--benchmark", "pope", "--output", "out"), "evaluation"),
+        (("serve", "--port", "0"), "serve"),
         (("tag", ".", "--output", "tags.jsonl"), "train"),
         (("train", "all", "--config", "xl_one_gpu"), "train"),
     ):

@@ -1,12 +1,10 @@
 """The page as a server: what it gives away, and what it does not."""
 
-import http.server
 import json
 import os
 import re
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -89,27 +87,22 @@ def test_no_file_of_the_server_is_given_away(page, path):
     assert not event.get("success", False), event
 
 
-def test_no_address_is_fetched(page):
+@pytest.mark.parametrize("function", ["open_image", "answer_all"])
+def test_no_address_is_fetched(page, function, monkeypatch):
     """The browser sends files; a request that names an address in their place makes this server fetch nothing."""
+    import gradio.processing_utils
+
     asked = []
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            asked.append(self.path)
-            self.send_response(404)
-            self.end_headers()
+    async def fetch(url):
+        asked.append(url)
+        raise OSError("fetched")
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        for host in ("127.0.0.1", "localhost"):
-            url = f"http://{host}:{server.server_port}/secret.png"
-            for payload in ({"path": url}, {"path": "image.png", "url": url}, {"url": url}):
-                call(page, "open_image", [{**payload, "meta": {"_type": "gradio.FileData"}}])
-                call(page, "answer_all", [[{**payload, "meta": {"_type": "gradio.FileData"}}], "", "auto", True])
-    finally:
-        server.shutdown()
-        server.server_close()
+    monkeypatch.setattr(gradio.processing_utils, "async_ssrf_protected_get", fetch)
+    for url in ("http://127.0.0.1:9/secret.png", "https://example.com/large.png"):
+        for payload in ({"path": url}, {"path": url, "url": url}, {"path": "image.png", "url": url}, {"url": url}):
+            file = {**payload, "meta": {"_type": "gradio.FileData"}}
+            call(page, function, [file] if function == "open_image" else [[file], "", "auto", True])
     assert asked == []
 
 

@@ -69,6 +69,16 @@ def test_a_wrong_tag_changes_the_answer_and_taking_it_out_brings_it_back(engine,
     assert none.reads == ANCHOR
 
 
+def test_a_checkpoint_without_a_tagger_takes_the_tags_that_are_added(engine, scene, monkeypatch):
+    monkeypatch.setattr(engine, "tagger", None)
+    current = session.open_image(engine, scene)
+    assert current.tags == []
+    assert session.ask(engine, current, "How many suns are there?").reads == "How many suns are there?"
+    session.add_tags(current, "sun, anchor")
+    exchange = session.ask(engine, current, "How many suns are there?", chosen=["anchor", "sun"])
+    assert (exchange.tags, exchange.added, exchange.removed) == (("sun", "anchor"), ("sun", "anchor"), ())
+
+
 def test_boxes_are_drawn_where_they_are(engine, scene):
     current = session.open_image(engine, scene)
     exchange = session.ask(engine, current, ANCHOR)

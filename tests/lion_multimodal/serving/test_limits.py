@@ -172,11 +172,13 @@ def test_sizes(engine, images):
         body = json.dumps({"messages": [{"role": "user", "content": "x" * 200_000}]}).encode()
         status, answer = post(running, body)
         assert (status, answer["error"]["code"]) == (413, "too_large")
+        status, answer = post(running, b"", {"Content-Length": "9" * 19, "Expect": "100-continue"})
+        assert (status, answer["error"]["code"]) == (413, "too_large")
         connection = http.client.HTTPConnection(running.url.removeprefix("http://"), timeout=60)
         connection.request("POST", "/v1/chat/completions", iter([body]), encode_chunked=True)
         assert connection.getresponse().status == 413
         connection.close()
-        assert running.service.unfinished == 0
+        wait_for(lambda: running.service.unfinished == 0)
 
 
 def test_keys(engine):
@@ -219,7 +221,8 @@ def test_a_full_queue_answers_429_and_recovers(engine, held):
         assert sum(answered) >= 3
         assert all(answered[:2])
         assert running.ask("What is it?").choices
-        assert running.service.queue_length == running.service.unfinished == 0
+        wait_for(lambda: running.service.unfinished == 0)
+        assert running.service.queue_length == 0
 
 
 def test_a_request_that_takes_too_long(engine, held):
@@ -411,6 +414,15 @@ def test_what_takes_longer_than_stopping_may_is_answered_503_and_counted(engine,
         assert accepted.result(60).status_code == 503
         held.set()
     assert running.server.lost == 1
+
+
+def test_a_stream_that_the_servers_end_cuts_off_says_so(engine, slow_steps):
+    with serving(engine, shutdown_timeout=0.3) as running:
+        stream = running.ask(CAPTION, stream=True, max_tokens=200)
+        assert next(stream).choices[0].delta.role == "assistant"
+        running.server.handle_exit(signal.SIGTERM, None)
+        with pytest.raises(openai.APIError, match="shutting down"):
+            list(stream)
 
 
 def test_threads_are_left_over_by_no_server(engine):
