@@ -35,7 +35,7 @@ demo: $(NEWEST)/.installed
 # One process has little use for a second core: two things are done side by side.
 test:
 	$(MAKE) --jobs=2 environments
-	$(MAKE) --jobs=2 lint types docs test-newest test-transformers4 test-smoke
+	$(MAKE) --jobs=2 --keep-going lint types docs test-newest test-transformers4 test-smoke
 
 environments: $(patsubst %,%/.installed,$(FULL) $(CORE) $(SMALL) $(QUANTIZATION))
 
