@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
+from urllib.parse import urlsplit
 
 from lion_multimodal.prediction.inputs import Inputs
 from lion_multimodal.prediction.runner import Batch, Group, Options, Predictor, group_requests
@@ -26,6 +28,8 @@ with needs_extra("ray", "lion predict --ray"):
 
 # Groups that a worker is given at once: the images of one are read while the one before is answered.
 _GROUPS_AT_ONCE = 4
+# Seconds in which a cluster must answer.
+_PATIENCE = 10
 
 
 class _Groups(ray.data.Datasource):
@@ -66,6 +70,16 @@ class _Worker:
         return pandas.DataFrame({"batch": [json.dumps(asdict(batch)) for batch in answered]})
 
 
+def _check_reachable(address: str) -> None:
+    """Ray itself tries for minutes, and may end the process then."""
+    place = urlsplit(address if "://" in address else f"//{address}")
+    if place.hostname and place.port:
+        try:
+            socket.create_connection((place.hostname, place.port), timeout=_PATIENCE).close()
+        except OSError as error:
+            raise ConnectionError(f"--ray {address}: no Ray cluster there: {error}") from error
+
+
 def run_on_ray(
     address: str,
     inputs: Inputs,
@@ -93,6 +107,7 @@ def run_on_ray(
     """
     started = not ray.is_initialized()
     if started:
+        _check_reachable(address)
         try:
             ray.init(
                 address=address,
