@@ -27,7 +27,7 @@ export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-browser screenshots test-newest test-transformers4 test-smoke test-ray lint types docs format clean environments checkpoint-code
+.PHONY: demo test test-browser screenshots test-newest test-newest-library test-newest-rest test-transformers4 test-transformers4-rest test-smoke test-ray lint types docs format clean environments checkpoint-code
 
 demo: $(NEWEST)/.installed
 	$(BIN)/lion demo --output demo.png
@@ -35,23 +35,36 @@ demo: $(NEWEST)/.installed
 # One process has little use for a second core: two things are done side by side.
 test:
 	$(MAKE) --jobs=2 environments
-	$(MAKE) --jobs=2 --keep-going lint types docs test-newest test-transformers4 test-smoke
+	$(MAKE) --jobs=2 --keep-going lint types docs test-newest-rest test-newest-library test-transformers4 test-smoke
 
 environments: $(patsubst %,%/.installed,$(FULL) $(CORE) $(SMALL) $(QUANTIZATION))
 
 QUANTIZED := tests/modeling_lion/test_quantization.py tests/trainers/test_quantized_training.py
 empty :=
-test-newest: environments
-	PYTHONPATH=$(QUANTIZATION) $(BIN)/python -m pytest $(QUANTIZED)
-	LION_HUB_PYTHON_V4=$(abspath $(CORE_TRANSFORMERS4))/bin/python \
+CORE_PYTHONS = LION_HUB_PYTHON_V4=$(abspath $(CORE_TRANSFORMERS4))/bin/python \
 	LION_HUB_PYTHON_V5=$(abspath $(CORE_NEWEST))/bin/python \
-	LION_CORE_PYTHONS=$(subst $(empty) ,:,$(patsubst %,$(abspath .)/%/bin/python,$(CORE))) \
-	$(BIN)/python -m pytest
+	LION_CORE_PYTHONS=$(subst $(empty) ,:,$(patsubst %,$(abspath .)/%/bin/python,$(CORE)))
+# What a user of the library meets first, and everything else: halves that take equally long.
+LIBRARY := $(addprefix tests/,configuration_lion processing_lion modeling_lion trainers)
 
-# The experiments and the distributions are tested once.
+test-newest: test-newest-library test-newest-rest
+
+test-newest-library: environments
+	PYTHONPATH=$(QUANTIZATION) $(BIN)/python -m pytest $(QUANTIZED)
+	$(CORE_PYTHONS) $(BIN)/python -m pytest $(LIBRARY)
+
+test-newest-rest: environments
+	$(CORE_PYTHONS) $(BIN)/python -m pytest tests $(addprefix --ignore=,$(LIBRARY))
+
+# What transformers has a part in. Commands, evaluation, conversion, documentation and experiments go through it and are
+# tested on the newest; `make test-transformers4-rest` tests them here.
 test-transformers4: environments
 	PYTHONPATH=$(QUANTIZATION) $(TRANSFORMERS4)/bin/python -m pytest $(QUANTIZED)
-	$(TRANSFORMERS4)/bin/python -m pytest $(addprefix --ignore=tests/,laboratory packaging)
+	$(TRANSFORMERS4)/bin/python -m pytest $(LIBRARY) tests/lion_multimodal/hub --ignore=tests/trainers/sources \
+		--ignore=tests/trainers/test_tagging_processes.py
+
+test-transformers4-rest: environments
+	$(TRANSFORMERS4)/bin/python -m pytest tests $(addprefix --ignore=,$(LIBRARY) $(addprefix tests/,laboratory packaging))
 
 # Parity and generation, saving and loading, the pipelines, training.
 SMOKE := tests/modeling_lion/test_lion_parity.py tests/modeling_lion/test_pipeline.py tests/processing_lion/test_saving.py \
@@ -102,9 +115,18 @@ $(TRANSFORMERS50)/.installed $(CORE_TRANSFORMERS50)/.installed: VERSIONS := cons
 $(LOWEST)/.installed $(CORE_LOWEST)/.installed: VERSIONS := constraints/lowest.txt
 $(patsubst %,%/.installed,$(FULL) $(CORE) $(SMALL)): pyproject.toml $(wildcard constraints/*.txt)
 
+# On top of a core environment, whose torch and transformers are seen from here.
+SEE_BELOW = for site in $(@D)/lib/python*/site-packages; do \
+	ls -d $(addsuffix /lib/python*/site-packages,$(abspath $(BELOW))) >$$site/below.pth; done
+$(NEWEST)/.installed: BELOW := $(CORE_NEWEST)
+$(APP)/.installed $(RAY)/.installed: BELOW = $(NEWEST) $(CORE_NEWEST)
 $(NEWEST)/.installed: MORE := ,docs
+$(NEWEST)/.installed: $(CORE_NEWEST)/.installed
+$(TRANSFORMERS4)/.installed: BELOW := $(CORE_TRANSFORMERS4)
+$(TRANSFORMERS4)/.installed: $(CORE_TRANSFORMERS4)/.installed
 $(patsubst %,%/.installed,$(FULL)):
 	$(PYTHON) -m venv $(@D)
+	$(SEE_BELOW)
 	$(PIP) --editable ".[train,evaluation,serve,dev$(MORE)]"
 	touch $@
 
@@ -118,15 +140,14 @@ $(patsubst %,%/.installed,$(CORE)):
 	$(PIP) --requirement $(@D)/requirements.txt
 	touch $@
 
-# What training needs, on top of a core environment, whose torch and transformers are seen from here.
+# What training needs.
 $(TRANSFORMERS50)/.installed: BELOW := $(CORE_TRANSFORMERS50)
 $(LOWEST)/.installed: BELOW := $(CORE_LOWEST)
 $(TRANSFORMERS50)/.installed: $(CORE_TRANSFORMERS50)/.installed
 $(LOWEST)/.installed: $(CORE_LOWEST)/.installed
 $(patsubst %,%/.installed,$(SMALL)):
 	$(PYTHON) -m venv $(@D)
-	for site in $(@D)/lib/python*/site-packages; do \
-		echo $(abspath $(BELOW))/lib/python*/site-packages >$$site/below.pth; done
+	$(SEE_BELOW)
 	$(call REQUIREMENTS,train)
 	$(PIP) --requirement $(@D)/requirements.txt pytest hypothesis
 	touch $@
@@ -139,8 +160,7 @@ $(QUANTIZATION)/.installed: $(NEWEST)/.installed
 # On top of the newest environment, which stays as it is.
 $(RAY)/.installed: $(NEWEST)/.installed pyproject.toml
 	$(PYTHON) -m venv $(@D)
-	for site in $(@D)/lib/python*/site-packages; do \
-		echo $(abspath $(NEWEST))/lib/python*/site-packages >$$site/below.pth; done
+	$(SEE_BELOW)
 	$(call REQUIREMENTS,ray)
 	$(@D)/bin/python -m pip install --quiet --no-compile --constraint constraints/newest.txt --requirement $(@D)/requirements.txt
 	touch $@
@@ -148,8 +168,7 @@ $(RAY)/.installed: $(NEWEST)/.installed pyproject.toml
 # On top of the newest environment: Gradio needs Pillow 12.
 $(APP)/.installed: $(NEWEST)/.installed pyproject.toml constraints/newest.txt
 	$(PYTHON) -m venv $(@D)
-	for site in $(@D)/lib/python*/site-packages; do \
-		echo $(abspath $(NEWEST))/lib/python*/site-packages >$$site/below.pth; done
+	$(SEE_BELOW)
 	$(call REQUIREMENTS,app)
 	grep -v '^Pillow==' constraints/newest.txt >$(@D)/constraints.txt
 	$(@D)/bin/python -m pip install --quiet --constraint $(@D)/constraints.txt --requirement $(@D)/requirements.txt playwright
