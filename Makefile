@@ -56,14 +56,17 @@ test-newest-library: environments
 test-newest-rest: environments
 	$(CORE_PYTHONS) $(BIN)/python -m pytest tests $(addprefix --ignore=,$(LIBRARY))
 
+# Of the trainers, what reads data and what divides work among processes.
+OWN := sources test_datasets.py test_distributed.py test_row_formats.py test_sharded.py test_streams.py test_tagging.py \
+	test_tagging_processes.py
 # What transformers has a part in. Commands, evaluation, conversion, documentation and experiments go through it and are
 # tested on the newest; `make test-transformers4-rest` tests them here.
 test-transformers4: environments
 	PYTHONPATH=$(QUANTIZATION) $(TRANSFORMERS4)/bin/python -m pytest $(QUANTIZED)
-	$(TRANSFORMERS4)/bin/python -m pytest $(LIBRARY) tests/lion_multimodal/hub --ignore=tests/trainers/sources \
-		--ignore=tests/trainers/test_tagging_processes.py
+	$(TRANSFORMERS4)/bin/python -m pytest $(LIBRARY) tests/lion_multimodal/hub $(addprefix --ignore=tests/trainers/,$(OWN))
 
 test-transformers4-rest: environments
+	$(TRANSFORMERS4)/bin/python -m pytest $(addprefix tests/trainers/,$(OWN))
 	$(TRANSFORMERS4)/bin/python -m pytest tests $(addprefix --ignore=,$(LIBRARY) $(addprefix tests/,laboratory packaging))
 
 # Parity and generation, saving and loading, the pipelines, training.
