@@ -304,7 +304,7 @@ def test_transparent_pictures_are_put_on_white_before_a_task_drops_that(answerin
     image = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
     requests = [generate_request(COUNT, 0, GREEDY)]
     answerer = answering(rows={"words": {"test": [{"image": image}]}})
-    assert answerer._picture(requests[0].arguments).getcolors() == [(64, (255, 255, 255))]
+    assert answerer._image(requests[0].arguments).getcolors() == [(64, (255, 255, 255))]
 
 
 def test_pictures_are_known_by_their_pixels():
