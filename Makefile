@@ -35,11 +35,12 @@ demo: $(NEWEST)/.installed
 # One process has little use for a second core: two things are done side by side.
 test:
 	$(MAKE) --jobs=2 environments
-	$(MAKE) --jobs=2 --keep-going lint types docs test-newest-rest test-newest-library test-transformers4 test-smoke
+	$(MAKE) --jobs=2 --keep-going test-newest-rest test-newest-library test-transformers4 test-smoke lint types docs
 
 environments: $(patsubst %,%/.installed,$(FULL) $(CORE) $(SMALL) $(QUANTIZATION))
 
-QUANTIZED := tests/modeling_lion/test_quantization.py tests/trainers/test_quantized_training.py
+QUANTIZED := tests/modeling_lion/test_quantization.py tests/trainers/test_quantized_training.py \
+	"tests/docs/test_python_blocks.py::test_python_blocks_run[docs/full_size.md]"
 empty :=
 CORE_PYTHONS = LION_HUB_PYTHON_V4=$(abspath $(CORE_TRANSFORMERS4))/bin/python \
 	LION_HUB_PYTHON_V5=$(abspath $(CORE_NEWEST))/bin/python \
@@ -59,11 +60,11 @@ test-newest-rest: environments
 # Of the trainers, what reads data and what divides work among processes.
 OWN := sources test_datasets.py test_distributed.py test_row_formats.py test_sharded.py test_streams.py test_tagging.py \
 	test_tagging_processes.py
-# What transformers has a part in. Commands, evaluation, conversion, documentation and experiments go through it and are
-# tested on the newest; `make test-transformers4-rest` tests them here.
+# What transformers has a part in. All else goes through it and is tested on the newest (where the tests of the Hub load
+# what they push on both); `make test-transformers4-rest` tests it here.
 test-transformers4: environments
 	PYTHONPATH=$(QUANTIZATION) $(TRANSFORMERS4)/bin/python -m pytest $(QUANTIZED)
-	$(TRANSFORMERS4)/bin/python -m pytest $(LIBRARY) tests/lion_multimodal/hub $(addprefix --ignore=tests/trainers/,$(OWN))
+	$(TRANSFORMERS4)/bin/python -m pytest $(LIBRARY) $(addprefix --ignore=tests/trainers/,$(OWN))
 
 test-transformers4-rest: environments
 	$(TRANSFORMERS4)/bin/python -m pytest $(addprefix tests/trainers/,$(OWN))

@@ -135,7 +135,7 @@ def _rows(benchmark: Benchmark, named: bool) -> Iterator[str]:
         elif place and named:  # what differs from one of the family to the next is said of the first dataset
             yield f"Else: {names}{note}."
         else:
-            title = benchmark.title if named else "Else" if place else "Data set"
+            title = benchmark.title if named else "Else" if place else "Dataset"
             config = f", configuration `{source.name}`" if source.name else ""
             yield f"{title}: {names}{config}, split `{source.split}`{note}."
 

@@ -45,7 +45,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "hub:NAME[:SPLIT]",
     )
     parser.add_argument(
-        "--dataset", metavar="NAME[:SPLIT]", type=not_empty, help="data set on the Hub, or folder of one"
+        "--dataset", metavar="NAME[:SPLIT]", type=not_empty, help="dataset on the Hub, or folder of one"
     )
     parser.add_argument("--image-folder", metavar="DIR", help="what paths in rows are relative to (default: the file)")
     asked = parser.add_mutually_exclusive_group()
@@ -79,7 +79,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--output",
         metavar="FILE|DIR",
         type=not_empty,
-        help="write the answers to a .jsonl or .parquet file, or as a data set to a folder",
+        help="write the answers to a .jsonl or .parquet file, or as a dataset to a folder",
     )
     parser.add_argument("--overwrite", action="store_true", help="start anew, whatever an earlier run left in --output")
     parser.add_argument(

@@ -48,6 +48,8 @@ def run_block(block: CodeExample, namespace: dict, repo_id: str) -> int:
 def test_python_blocks_run(document, official, names_on_the_hub, request):
     if document == "docs/serve.md":
         request.getfixturevalue("served")
+    if any("load_in_4bit" in block.source for block in BLOCKS[document]):
+        pytest.importorskip("bitsandbytes")
     namespace = {"__name__": "__main__"}
     for block in BLOCKS[document]:
         run_block(block, namespace, "you/your-lion")
