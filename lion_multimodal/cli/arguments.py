@@ -3,61 +3,34 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from typing import TypeVar
 
 
-def positive_int(text: str) -> int:
-    """An integer of at least 1."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text!r}")
-    return value
+N = TypeVar("N", int, float)
 
 
-def natural_int(text: str) -> int:
-    """An integer of at least 0."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = -1
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must be an integer of at least 0, got {text!r}")
-    return value
+def _number(kind: Callable[[str], N], allows: Callable[[N], bool], expected: str) -> Callable[[str], N]:
+    """The type of a number that `allows` lets pass; others are told what was expected."""
+
+    def convert(text: str) -> N:
+        try:
+            value = kind(text)
+            if allows(value):
+                return value
+        except ValueError:
+            pass
+        raise argparse.ArgumentTypeError(f"must be {expected}, got {text!r}")
+
+    return convert
 
 
-def positive_number(text: str) -> float:
-    """A number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
-    return value
-
-
-def non_negative_number(text: str) -> float:
-    """A number of at least 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number of at least 0, got {text!r}")
-    return value
-
-
-def fraction(text: str) -> float:
-    """A number from 0 to 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, got {text!r}")
-    return value
+positive_int = _number(int, lambda value: value >= 1, "an integer of at least 1")
+natural_int = _number(int, lambda value: value >= 0, "an integer of at least 0")
+port_number = _number(int, lambda value: 1 <= value <= 65535, "a port from 1 to 65535")
+positive_number = _number(float, lambda value: 0 < value < float("inf"), "a number above 0")
+non_negative_number = _number(float, lambda value: 0 <= value < float("inf"), "a number of at least 0")
+fraction = _number(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 
 
 def not_empty(text: str) -> str:
@@ -65,14 +38,3 @@ def not_empty(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("must not be empty")
     return text
-
-
-def port_number(text: str) -> int:
-    """A TCP port."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if not 1 <= value <= 65535:
-        raise argparse.ArgumentTypeError(f"must be a port from 1 to 65535, got {text!r}")
-    return value
