@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,26 @@ def loading(source: str | os.PathLike) -> Iterator[None]:
         elif not isinstance(error, (OSError, ValueError)):
             reason = f"{type(error).__name__}: {reason}"
         raise CheckpointError(reason if name in reason else f"{name} cannot be loaded: {reason}") from error
+
+
+def find_commit(name_or_path: str | os.PathLike, revision: str | None = None, file: str = "config.json") -> str | None:
+    """
+    The commit of a repo that a revision names now: all parts of a checkpoint are loaded from it, whatever is pushed
+    meanwhile. `file` is one that the repo has.
+
+    Returns:
+        Its hash; `None` for a directory.
+
+    Raises:
+        OSError: there is no checkpoint at that place.
+    """
+    if Path(name_or_path).is_dir():
+        return None
+    from transformers.utils import cached_file
+
+    cached = cached_file(os.fspath(name_or_path), file, revision=revision)
+    found = re.search(r"/snapshots/([0-9a-f]{40})/", Path(cached or "").as_posix())
+    return found.group(1) if found else None
 
 
 def check_weights(model: Any, source: str | os.PathLike) -> None:

@@ -5,21 +5,18 @@ from __future__ import annotations
 import logging
 import math
 import os
-import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig
-from transformers.utils import cached_file
 
 from lion_multimodal.evaluation.benchmark import Decoding, Example
 from lion_multimodal.evaluation.rows import load_image
-from lion_multimodal.loading import check_device, check_processor, check_weights, loading
+from lion_multimodal.loading import check_device, check_processor, check_weights, find_commit, loading
 from modeling_lion.device_lion import default_device
 from modeling_lion.modeling_lion import LionForConditionalGeneration, LionImageFeatures
 from modeling_lion.tagger_lion import LionTagger
@@ -77,24 +74,6 @@ def group_by_image(examples: Iterable[Example], pictures: int) -> list[list[Exam
         [example for asked in questions[start : start + pictures] for example in asked]
         for start in range(0, len(questions), pictures)
     ]
-
-
-def find_commit(name_or_path: str | os.PathLike, revision: str | None = None) -> str | None:
-    """
-    The commit of a repo that a revision names now: all parts of a checkpoint are loaded from it, whatever is pushed
-    meanwhile.
-
-    Returns:
-        Its hash; `None` for a directory.
-
-    Raises:
-        OSError: there is no checkpoint at that place.
-    """
-    if Path(name_or_path).is_dir():
-        return None
-    file = cached_file(os.fspath(name_or_path), "config.json", revision=revision)
-    found = re.search(r"/snapshots/([0-9a-f]{40})/", Path(file or "").as_posix())
-    return found.group(1) if found else None
 
 
 @dataclass

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from pathlib import Path
+
+from lion_multimodal.loading import find_commit
 
 
 _FILES = (".json", ".model", ".safetensors", ".txt")
@@ -30,8 +31,4 @@ def describe_checkpoint(name_or_path: str | os.PathLike, config: str = "config.j
             with file.open("rb") as content:
                 digest.update(hashlib.file_digest(content, "sha256").digest())
         return {"sha256": digest.hexdigest()}
-    from transformers.utils import cached_file
-
-    file = cached_file(os.fspath(name_or_path), config)
-    found = re.search(r"/snapshots/([0-9a-f]{40})/", Path(file or "").as_posix())
-    return {"repo": os.fspath(name_or_path), "commit": found[1] if found else None}
+    return {"repo": os.fspath(name_or_path), "commit": find_commit(name_or_path, file=config)}
