@@ -22,7 +22,7 @@ import datasets
 import torch
 from accelerate import PartialState
 from safetensors.torch import load_file, save_file
-from transformers.trainer_utils import get_last_checkpoint, set_seed
+from transformers.trainer_utils import set_seed
 
 from laboratory.world.batches import pixel_values
 from laboratory.world.dataset import generate_rows, world_scenes
@@ -30,6 +30,8 @@ from laboratory.world.scene import Scene, sample_scene
 from modeling_lion.modeling_lion import LionForConditionalGeneration, LionVisionModel
 from processing_lion import LionProcessor
 from processing_lion.image_processing_lion import CLIP_MEAN, CLIP_STD
+from trainers.atomic import atomic_file
+from trainers.files import find_last_checkpoint, read_result, write_whole
 from trainers.recipe import Recipe, SourceRecipe
 from trainers.run import STAGE_RESULT, run_stage, stage_model, training_arguments, write_final
 from trainers.sft_trainer import LionSFTTrainer
@@ -99,8 +101,8 @@ def kept_features(
             logger.info("%d pictures through the tower.", len(scenes))
             directory.mkdir(parents=True, exist_ok=True)
             features = {str(block): values for block, values in tower_features(lion, scenes).items()}
-            save_file(features, path.with_suffix(".partial"))
-            path.with_suffix(".partial").rename(path)
+            with atomic_file(path) as partial:
+                save_file(features, partial)
     return {int(block): values for block, values in load_file(path).items()}
 
 
@@ -166,9 +168,9 @@ def numbered_rows(sources: Sequence[SourceRecipe]) -> tuple[datasets.Dataset, li
 def run_cached_stage(recipe: Recipe, stage: Stage, resume: bool = False) -> Path:
     """[`~trainers.run.run_stage`] on cached features, without evaluation."""
     directory = Path(recipe.output_dir) / stage.name
-    if (directory / STAGE_RESULT).is_file() and resume:
+    if resume and read_result(directory / STAGE_RESULT) is not None:
         return directory
-    checkpoint = get_last_checkpoint(directory) if directory.is_dir() else None
+    checkpoint = find_last_checkpoint(directory, PartialState().num_processes)
     if not resume and (checkpoint is not None or (directory / STAGE_RESULT).is_file()):
         raise ValueError(f"{directory} holds an earlier run: resume it, or choose another `output_dir`.")
     args = training_arguments(recipe, stage)
@@ -185,8 +187,7 @@ def run_cached_stage(recipe: Recipe, stage: Stage, resume: bool = False) -> Path
     )
     state = PartialState()
     if state.is_main_process:
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / "recipe.json").write_text(recipe.to_json(), encoding="utf-8")
+        write_whole(directory / "recipe.json", recipe.to_json())
     output = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     trainer.save_state()
@@ -194,7 +195,7 @@ def run_cached_stage(recipe: Recipe, stage: Stage, resume: bool = False) -> Path
         if args.plots:
             trainer.plot()
         result = {"stage": stage.name, "steps": trainer.state.global_step, "metrics": output.metrics, "bad_rows": {}}
-        (directory / STAGE_RESULT).write_text(json.dumps(result, indent=2), encoding="utf-8")
+        write_whole(directory / STAGE_RESULT, json.dumps(result, indent=2))
     state.wait_for_everyone()
     return directory
 

@@ -14,7 +14,6 @@ writes `report.json`, to which a later call adds what is missing, and `report.md
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -31,6 +30,7 @@ from modeling_lion.modeling_lion import LionForConditionalGeneration
 from modeling_lion.modeling_ram import RamForImageTagging
 from modeling_lion.peft_lion import fold_adapters
 from processing_lion import LionProcessor
+from trainers.atomic import read_json, write_json, write_text
 from trainers.recipe import Recipe
 from trainers.run import STAGE_RESULT, run_stage, stage_model
 from trainers.stages import STAGES
@@ -84,7 +84,7 @@ def report_stages(
     settings = {"samples": samples, "split": split, "most_objects": most_objects}
     report: dict[str, Any] = {"settings": settings, "states": {}}
     if path.is_file():
-        report = json.loads(path.read_text(encoding="utf-8"))
+        report = read_json(path)
         if report["settings"] != settings:
             raise ValueError(f"{path} holds figures for {report['settings']}, not for {settings}")
     base = _base(recipe)
@@ -94,7 +94,7 @@ def report_stages(
     def keep(state: str, task: str, scores: Sequence[Score]) -> None:
         report["states"].setdefault(state, {})[task] = [asdict(score) for score in scores]
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_json(path, report, indent=1)
 
     if "tagger" not in report["states"]:
         keep("tagger", "tagger", [score_tagger(tagger, samples, split, most_objects)])
@@ -175,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.most_objects,
     )
     table = to_markdown(states)
-    Path(options.output).with_suffix(".md").write_text(table, encoding="utf-8")
+    write_text(Path(options.output).with_suffix(".md"), table)
     logger.info("\n%s", table)
 
 

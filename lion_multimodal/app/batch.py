@@ -11,6 +11,7 @@ from typing import Any
 
 from lion_multimodal.app.session import MAX_PROMPT, PageError, read_image
 from lion_multimodal.engine import Answer, LionEngine, Question
+from trainers.json_lines import encode_line
 
 
 MAX_FILES = 500
@@ -117,5 +118,4 @@ def write_csv(rows: Sequence[Row], file: Path) -> None:
 
 def write_jsonl(rows: Sequence[Row], file: Path) -> None:
     """The rows as JSON Lines, with boxes as numbers."""
-    lines = [json.dumps(row.record(), ensure_ascii=False) + "\n" for row in rows]
-    file.write_text("".join(lines), encoding="utf-8")
+    file.write_bytes(b"".join(encode_line(row.record()) for row in rows))
