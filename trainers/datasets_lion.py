@@ -334,7 +334,7 @@ class _RowReader:
             if source.template not in PROMPT_TEMPLATES:
                 raise ValueError(
                     f"Source {source.name!r}: `template` must be one of {list(PROMPT_TEMPLATES)}, "
-                    f"got {source.template!r}."
+                    f"got {source.template!r:.100}."
                 )
             needed += PROMPT_TEMPLATES[source.template].fields
             for name in PROMPT_TEMPLATES[source.template].fields:

@@ -109,7 +109,7 @@ class SourceRecipe:
         if (self.path is None) == (self.builder is None):
             raise ValueError("needs either `path` or `builder`")
         if self.builder is not None and ":" not in self.builder:
-            raise ValueError(f"`builder` must read 'module:function', got {self.builder!r}")
+            raise ValueError(f"`builder` must read 'module:function', got {self.builder!r:.100}")
         possible = ROW_COLUMNS if self.template is None else ROW_COLUMNS + _TEMPLATE_COLUMNS
         unknown = set(self.columns) - set(possible)
         if unknown:
@@ -235,7 +235,7 @@ class StageZeroRecipe:
 
     def __post_init__(self):
         if ":" not in self.function:
-            raise ValueError(f"`function` must read 'module:function', got {self.function!r}")
+            raise ValueError(f"`function` must read 'module:function', got {self.function!r:.100}")
 
 
 @dataclass
@@ -382,7 +382,7 @@ def _read(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
         return content
     extended = content.pop("extends")
     if not isinstance(extended, str):
-        raise RecipeError(f"{path}: extends must be str, got {extended!r}.")
+        raise RecipeError(f"{path}: extends must be str, got {extended!r:.100}.")
     beside = path.parent / extended
     base = (beside if beside.is_file() else find_recipe(extended)).resolve()
     chain = (*extended_by, path.resolve())
@@ -435,7 +435,7 @@ def _list_index(items: list, part: str, override: str) -> int:
 def _build(cls: type, content: Any, where: str) -> Any:
     """A dataclass from what YAML gave; errors name `where` and the field."""
     if not isinstance(content, Mapping):
-        raise RecipeError(f"{where}: expected a mapping of fields, got {content!r}.")
+        raise RecipeError(f"{where}: expected a mapping of fields, got {content!r:.100}.")
     hints = typing.get_type_hints(cls)
     unknown = [str(key) for key in content if key not in hints]
     if unknown:
@@ -464,7 +464,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return _build(hint, value, where)
     if origin is Literal:
         if value not in arguments:
-            raise RecipeError(f"{where} must be one of {list(arguments)}, got {value!r}.")
+            raise RecipeError(f"{where} must be one of {list(arguments)}, got {value!r:.100}.")
         return value
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
@@ -473,22 +473,22 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if len(choices) == 1:
             return _convert(choices[0], value, where)
         if not isinstance(value, tuple(typing.get_origin(c) or c for c in choices)):
-            raise RecipeError(f"{where} must be one of {[_name(c) for c in choices]}, got {value!r}.")
+            raise RecipeError(f"{where} must be one of {[_name(c) for c in choices]}, got {value!r:.100}.")
         return value
     if origin is list:
         if not isinstance(value, list):
-            raise RecipeError(f"{where} must be a list, got {value!r}.")
+            raise RecipeError(f"{where} must be a list, got {value!r:.100}.")
         return [_convert(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
     if origin is dict:
         if value is None:
             return {}
         if not isinstance(value, dict):
-            raise RecipeError(f"{where} must be a mapping, got {value!r}.")
+            raise RecipeError(f"{where} must be a mapping, got {value!r:.100}.")
         return {str(key): _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise RecipeError(f"{where} must be {_name(hint)}, got {value!r}.")
+        raise RecipeError(f"{where} must be {_name(hint)}, got {value!r:.100}.")
     return value
 
 

@@ -37,7 +37,7 @@ class Record(dict):
         """A string without blanks at its ends; numbers become strings. Raises `ValueError` where there is none."""
         value = self.value(column)
         if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise ValueError(f"{column!r} must be a string, got {value!r}")
+            raise ValueError(f"{column!r} must be a string, got {value!r:.100}")
         if isinstance(value, float) and math.isnan(value):  # an empty cell of a csv file
             raise ValueError(f"{column!r} is empty")
         text = str(value).strip()
@@ -59,9 +59,9 @@ class Record(dict):
         """The strings of a list, empty ones left out. Raises `ValueError` where none is left."""
         values = self.value(column)
         if isinstance(values, str) or not isinstance(values, Sequence):
-            raise ValueError(f"{column!r} must be a list of strings, got {values!r}")
+            raise ValueError(f"{column!r} must be a list of strings, got {values!r:.100}")
         if wrong := [value for value in values if not isinstance(value, str)]:
-            raise ValueError(f"{column!r} must hold strings, got {wrong[0]!r}")
+            raise ValueError(f"{column!r} must hold strings, got {wrong[0]!r:.100}")
         texts = [text for value in values if (text := value.strip())]
         if not texts:
             raise ValueError(f"{column!r} holds no text")
@@ -71,9 +71,9 @@ class Record(dict):
         """The records of a list. Raises `ValueError` where there is no list of them."""
         values = self.value(column)
         if isinstance(values, str) or not isinstance(values, Sequence):
-            raise ValueError(f"{column!r} must be a list of records, got {values!r}")
+            raise ValueError(f"{column!r} must be a list of records, got {values!r:.100}")
         if wrong := [value for value in values if not isinstance(value, Mapping)]:
-            raise ValueError(f"{column!r} must hold records, got {wrong[0]!r}")
+            raise ValueError(f"{column!r} must hold records, got {wrong[0]!r:.100}")
         return [Record(value, self.number) for value in values]
 
     def integer(self, column: str) -> int:
@@ -82,9 +82,9 @@ class Record(dict):
         try:
             number = int(value)
         except (OverflowError, TypeError, ValueError):
-            raise ValueError(f"{column!r} must be a whole number, got {value!r}") from None
+            raise ValueError(f"{column!r} must be a whole number, got {value!r:.100}") from None
         if isinstance(value, float) and value != number:
-            raise ValueError(f"{column!r} must be a whole number, got {value!r}")
+            raise ValueError(f"{column!r} must be a whole number, got {value!r:.100}")
         return number
 
     def numbers(self, column: str, length: int) -> list[float]:
@@ -93,9 +93,9 @@ class Record(dict):
         try:
             numbers = [float(value) for value in values]
         except (TypeError, ValueError):
-            raise ValueError(f"{column!r} must be a list of numbers, got {values!r}") from None
+            raise ValueError(f"{column!r} must be a list of numbers, got {values!r:.100}") from None
         if len(numbers) != length or not all(map(math.isfinite, numbers)):
-            raise ValueError(f"{column!r} must be {length} finite numbers, got {values!r}")
+            raise ValueError(f"{column!r} must be {length} finite numbers, got {values!r:.100}")
         return numbers
 
 

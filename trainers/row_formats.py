@@ -177,7 +177,7 @@ def read_rows(
         OSError: there is no such file.
     """
     if box_format is not None and box_format not in BOX_FORMATS:
-        raise ValueError(f"`box_format` must be one of {list(BOX_FORMATS)}, got {box_format!r}.")
+        raise ValueError(f"`box_format` must be one of {list(BOX_FORMATS)}, got {box_format!r:.100}.")
     if isinstance(data, datasets.Dataset):
         read = _read_dataset(data, box_format, image_folder)
     else:
@@ -220,7 +220,7 @@ def _read_path(
             return _read_json(path, images, box_format, annotations)
         if path.suffix in (".parquet", ".arrow"):
             return _read_dataset(open_dataset(data, split="train"), box_format, image_folder or path.parent)
-        raise ValueError(f"{path}: expected .json, .jsonl, .csv, .tsv, .parquet or a folder, got {path.suffix!r}.")
+        raise ValueError(f"{path}: expected .json, .jsonl, .csv, .tsv, .parquet or a folder, got {path.suffix!r:.100}.")
     if path.is_absolute() or data.startswith((".", "~")) or path.suffix in (".json", ".jsonl", ".csv", ".parquet"):
         raise FileNotFoundError(f"There is no file or folder {data}.")
     name, _, named_split = data.partition(":")
@@ -239,7 +239,7 @@ def _pick_split(loaded: Any, split: str | None, name: str) -> datasets.Dataset:
         return loaded
     wanted = split or ("train" if "train" in loaded else next(iter(loaded)) if len(loaded) == 1 else None)
     if wanted not in loaded:
-        raise ValueError(f"{name}: `split` must be one of {list(loaded)}, got {wanted!r}.")
+        raise ValueError(f"{name}: `split` must be one of {list(loaded)}, got {wanted!r:.100}.")
     return loaded[wanted]
 
 

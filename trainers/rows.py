@@ -268,7 +268,7 @@ class BadRows:
 
     def __init__(self, action: str = "skip", path: str | os.PathLike | None = None, max_share: float | None = None):
         if action not in ("skip", "fail"):
-            raise ValueError(f"`action` must be 'skip' or 'fail', got {action!r}.")
+            raise ValueError(f"`action` must be 'skip' or 'fail', got {action!r:.100}.")
         if max_share is not None and not 0 <= max_share <= 1:
             raise ValueError(f"`max_share` must lie in [0, 1], got {max_share}.")
         self.action = action

@@ -143,7 +143,7 @@ class LionSFTConfig(trl.SFTConfig):
         if self.stage is not None:
             get_stage(self.stage)
         if self.bad_rows not in ("skip", "fail"):
-            raise ValueError(f"`bad_rows` must be 'skip' or 'fail', got {self.bad_rows!r}.")
+            raise ValueError(f"`bad_rows` must be 'skip' or 'fail', got {self.bad_rows!r:.100}.")
         if not 0 <= self.max_bad_row_share <= 1:
             raise ValueError(f"`max_bad_row_share` must lie in [0, 1], got {self.max_bad_row_share}.")
         if self.aggregator_learning_rate_scale <= 0:

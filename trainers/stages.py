@@ -165,5 +165,5 @@ STAGES: Mapping[str, Stage] = MappingProxyType(
 def get_stage(name: str) -> Stage:
     """The stage of that name; `ValueError` names the ones there are."""
     if name not in STAGES:
-        raise ValueError(f"`stage` must be one of {list(STAGES)}, got {name!r}.")
+        raise ValueError(f"`stage` must be one of {list(STAGES)}, got {name!r:.100}.")
     return STAGES[name]

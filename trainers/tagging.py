@@ -223,7 +223,7 @@ def _load_split(source: str, split: str | None, subset: str | None) -> Dataset:
         return dataset
     if split is None and len(dataset) == 1:
         return next(iter(dataset.values()))
-    raise ValueError(f"split must be one of {list(dataset)}, got {split!r}")
+    raise ValueError(f"split must be one of {list(dataset)}, got {split!r:.100}")
 
 
 @dataclass

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from huggingface_hub.errors import StrictDataclassError
+from tqdm.auto import tqdm
 
 
 FORESEEN = (ValueError, TypeError, OSError, StrictDataclassError)
@@ -74,7 +75,7 @@ def run_cases(campaign: str, cases: dict[str, Case], count: int, seed: int, firs
     started, names = time.perf_counter(), list(cases)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for number in range(first, first + count):
+        for number in tqdm(range(first, first + count), campaign, mininterval=2):
             kind = names[number % len(names)]
             try:
                 outcome = cases[kind](random.Random(f"{seed}/{number}"))

@@ -144,6 +144,11 @@ def _predict(output: Path) -> list[str]:
     return ["predict", *images, "--no-tags", "--draw", str(output / "drawn"), *_FEW]
 
 
+def _predict_output(output: Path) -> list[str]:
+    arguments = ["predict", str(_inputs() / "images"), "--prompt", "What is it?", "--batch-size", "2", *_FEW]
+    return [*arguments, "--output", str(output / "answers.jsonl")]
+
+
 def _tag(output: Path) -> list[str]:
     arguments = ["tag", str(_inputs() / "images"), "--output", str(output / "tags.jsonl")]
     return [*arguments, "--batch-size", "2", "--device", "cpu"]
@@ -210,7 +215,12 @@ def _train(output: Path) -> list[str]:
     recipe = {
         "model": str(_base()),
         "output_dir": str(output / "run"),
-        "stages": {"stage1": {"training": _TRAINING, "data": [{"name": "rows", "data_files": str(_rows())}]}},
+        "stages": {
+            "stage1": {
+                "training": _TRAINING,
+                "data": [{"name": "rows", "path": "json", "data_files": str(_rows()), "image_folder": str(_inputs())}],
+            }
+        },
     }
     file = _inputs() / "recipe.yaml"
     file.write_text(json.dumps(recipe), encoding="utf-8")  # JSON is YAML
@@ -236,6 +246,42 @@ def _merge(output: Path) -> list[str]:
     return ["merge", str(_adapter()), "--output", str(output / "merged")]
 
 
+@cache
+def _annotations() -> Path:
+    """COCO's captions as their authors lay them out: few images, many sentences."""
+    from tests.trainers.sources import original_files
+
+    folder = _inputs() / "original"
+    original_files.write_all(folder)
+    file = folder / "coco" / "dataset_coco.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content["images"] *= 60
+    original_files.write_json(file, content)
+    return folder
+
+
+def _prepare(output: Path) -> list[str]:
+    arguments = ["data", "prepare", "coco_captions", "--source", str(_annotations()), "--shard-rows", "50"]
+    return [*arguments, "--output", str(output / "rows")]
+
+
+@cache
+def _official() -> list[str]:
+    """Options that name files as the authors of LION released them, of tiny parts."""
+    from tests.official_files import write_official
+
+    folder = _inputs() / "official"
+    folder.mkdir()
+    files = write_official(folder)
+    fields = ("checkpoint", "vision", "text_model", "qformer_tokenizer", "config")
+    return [part for name in fields for part in (f"--{name.replace('_', '-')}", str(getattr(files, name)))]
+
+
+def _convert(output: Path) -> list[str]:
+    arguments = ["convert", "official", *_official(), "--dtype", "float32", "--max-shard-size", "500KB"]
+    return [*arguments, "--output", str(output / "converted")]
+
+
 @dataclass(frozen=True)
 class Command:
     """
@@ -256,6 +302,7 @@ class Command:
 
 COMMANDS: dict[str, Command] = {
     "predict --draw": Command(_predict),
+    "predict --output": Command(_predict_output),
     "tag --output": Command(_tag),
     "tag --output-dataset": Command(_tag_dataset, may_exist=False),
     "eval": Command(_evaluate),
@@ -264,6 +311,8 @@ COMMANDS: dict[str, Command] = {
     "train": Command(_train, "--resume", ("adapter_model.safetensors", "adapter_config.json")),
     "finetune": Command(_finetune, "--resume", ("adapter_model.safetensors", "adapter_config.json")),
     "merge": Command(_merge, may_exist=False),
+    "data prepare": Command(_prepare),
+    "convert": Command(_convert, may_exist=False),
 }
 
 
@@ -283,16 +332,22 @@ def _case(name: str) -> Case:
             output, log = Path(folder), Path(logs, "log")
             command = COMMANDS[name]
             arguments = command.arguments(output)
-            killed = kill(arguments, log, draw.uniform(0, seconds))
-            check_readable(output)
-            if not command.may_exist and (not killed or contents(output, command.compared) == expected):
-                return "finished before"
-            finish(arguments + ([command.resume] if command.resume else []), log)
+            killed, again = 0, list(arguments)
+            while not killed or draw.random() < 0.3:
+                if not kill(again, log, draw.uniform(0, seconds)):
+                    break
+                killed += 1
+                check_readable(output)
+                again = arguments + ([command.resume] if command.resume else [])
+                if not command.may_exist and contents(output, command.compared) == expected:
+                    return "finished before"
+            else:
+                finish(again, log)
             found = contents(output, command.compared)
             assert found.keys() == expected.keys(), f"{sorted(found)} and not {sorted(expected)}"
             different = [file for file in found if found[file] != expected[file]]
             assert not different, f"{different} differ from an uninterrupted run's"
-            return "killed" if killed else "finished before"
+            return "killed more than once" if killed > 1 else "killed" if killed else "finished before"
 
     return run_one
 

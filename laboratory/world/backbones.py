@@ -23,7 +23,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file, save_model
+from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments, set_seed
@@ -387,6 +387,10 @@ class _InOrder(Trainer):
         # T5's embeddings have three names; the stock method writes no tensor twice only for models of transformers.
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         save_model(self.model, str(Path(output_dir) / "model.safetensors"))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        # The stock method takes the names that `save_model` left out for missing ones, and fails while it says so.
+        load_model(self.model, str(Path(resume_from_checkpoint) / "model.safetensors"))
 
 
 def _the_one(items: list[dict]) -> dict:

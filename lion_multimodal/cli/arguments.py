@@ -20,7 +20,7 @@ def _number(kind: Callable[[str], N], allows: Callable[[N], bool], expected: str
                 return value
         except ValueError:
             pass
-        raise argparse.ArgumentTypeError(f"must be {expected}, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be {expected}, got {text!r:.100}")
 
     return convert
 

@@ -106,7 +106,7 @@ def _number(text: str, fits: Any, expected: str) -> float:
     except ValueError:
         value = float("nan")
     if not fits(value):
-        raise argparse.ArgumentTypeError(f"must be {expected}, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be {expected}, got {text!r:.100}")
     return value
 
 

@@ -296,7 +296,7 @@ def parse_size(text: str) -> int:
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B", text.strip(), re.IGNORECASE)
     if not match or float(match[1]) <= 0:
-        raise ValueError(f"a size such as 5GB or 500MB was expected, got {text!r}")
+        raise ValueError(f"a size such as 5GB or 500MB was expected, got {text!r:.100}")
     power = " KMGT".index(match[2].upper() or " ")
     return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
 

@@ -112,7 +112,7 @@ class Answerer:
         revision: str | None = None,
     ) -> None:
         if tags not in TAG_SOURCES:
-            raise ValueError(f"tags must be one of {', '.join(TAG_SOURCES)}, got {tags!r}")
+            raise ValueError(f"tags must be one of {', '.join(TAG_SOURCES)}, got {tags!r:.100}")
         if tags == "tagger" and tagger is None:
             raise ValueError("tags='tagger' needs a tagger")
         if batch_size < 1:
@@ -153,7 +153,7 @@ class Answerer:
             ValueError: an argument is outside what is described here, or there is no such device.
         """
         if dtype not in DTYPES:
-            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r:.100}")
         source = os.fspath(name_or_path)
         device = device or default_device()
         check_device(device)

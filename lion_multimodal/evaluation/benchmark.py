@@ -166,7 +166,7 @@ class Benchmark:
 
     def __post_init__(self) -> None:
         if self.level not in LEVELS:
-            raise ValueError(f"{self.name}: level must be one of {', '.join(LEVELS)}, got {self.level!r}")
+            raise ValueError(f"{self.name}: level must be one of {', '.join(LEVELS)}, got {self.level!r:.100}")
         if unknown := [prompt for prompt in self.prompts if prompt not in PROMPT_TEMPLATES]:
             raise ValueError(f"{self.name}: prompts must be keys of PROMPT_TEMPLATES, got {', '.join(unknown)}")
         if not self.sources:

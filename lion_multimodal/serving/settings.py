@@ -67,7 +67,7 @@ class ServerSettings:
         for name in ("fetch_timeout", "request_timeout", "shutdown_timeout"):
             _check(name, getattr(self, name), (int, float), 0.001)
         if not self.model_name.strip():
-            raise ValueError(f"`model_name` must be a name, got {self.model_name!r}")
+            raise ValueError(f"`model_name` must be a name, got {self.model_name!r:.100}")
         if not all(key.strip() and key.isascii() and key.isprintable() for key in self.api_keys):
             raise ValueError("`api_keys` must be printable ASCII, and not empty")
 
@@ -75,4 +75,4 @@ class ServerSettings:
 def _check(name: str, value: object, kinds: type | tuple[type, ...], least: float) -> None:
     if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value < float("inf"):  # type: ignore[operator]
         kind = "an integer" if kinds is int else "a number"
-        raise ValueError(f"`{name}` must be {kind} of at least {least}, got {value!r}")
+        raise ValueError(f"`{name}` must be {kind} of at least {least}, got {value!r:.100}")

@@ -86,10 +86,10 @@ class LionAdapterConfig(PeftConfig):
         for name in ("adapters", "trained_modules", "frozen_parts"):
             value = getattr(self, name)
             if isinstance(value, str) or not all(isinstance(item, str) for item in value):
-                raise ValueError(f"`{name}` must be a list of names, got {value!r}.")
+                raise ValueError(f"`{name}` must be a list of names, got {value!r:.100}.")
             setattr(self, name, list(value))
         if self.adapters not in _POSSIBLE_ADAPTERS:
-            raise ValueError(f"`adapters` must be one of {_POSSIBLE_ADAPTERS}, got {self.adapters}.")
+            raise ValueError(f"`adapters` must be one of {_POSSIBLE_ADAPTERS}, got {self.adapters!r:.100}.")
         unknown = sorted(set(self.frozen_parts) - set(_PARTS_OF_MIXTURE))
         if unknown or (self.frozen_parts and not self.is_built_in):
             raise ValueError(
@@ -98,7 +98,7 @@ class LionAdapterConfig(PeftConfig):
             )
         size = self.bottleneck_size
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-            raise ValueError(f"`bottleneck_size` must be a positive integer, got {size!r}.")
+            raise ValueError(f"`bottleneck_size` must be a positive integer, got {size!r:.100}.")
         self._check_trained_modules()
         if self.visual_branches is None:
             if self.adapters not in ([SHARED_ADAPTER], [BUILT_IN]):

@@ -76,7 +76,7 @@ class LionAdapterModel(BaseTuner):
         parameters = [*self.model.named_parameters(), *MixtureOfAdapters(1, 1, num_adapters=2).named_parameters()]
         parts = {part for parameter_name, _ in parameters for part in parameter_name.split(".")}
         if adapter_name in parts:
-            raise ValueError(f"`adapter_name` must not be the name of a part of LION, got {adapter_name!r}.")
+            raise ValueError(f"`adapter_name` must not be the name of a part of LION, got {adapter_name!r:.100}.")
 
     def _check_trained_modules(self, config: LionAdapterConfig) -> None:
         modules = dict(self.model.named_modules())

@@ -153,7 +153,7 @@ def prepare(
     """
     for name, value, allowed in (("format", format, tuple(FORMATS)), ("check_images", check_images, CHECKS)):
         if value not in allowed:
-            raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {value!r}")
+            raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {value!r:.100}")
     if shard_rows < 1:
         raise ValueError(f"`shard_rows` must be at least 1, got {shard_rows}")
     locator = Locator(root, images)

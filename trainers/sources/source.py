@@ -112,7 +112,7 @@ class RowKind:
 
     def __post_init__(self) -> None:
         if self.level not in LEVELS:
-            raise ValueError(f"level must be one of {', '.join(LEVELS)}, got {self.level!r}")
+            raise ValueError(f"level must be one of {', '.join(LEVELS)}, got {self.level!r:.100}")
 
     @property
     def weight(self) -> float:

@@ -48,7 +48,7 @@ def get_benchmarks(names: str) -> list[Benchmark]:
     """
     wanted = [name.strip() for name in names.split(",") if name.strip()]
     if not wanted:
-        raise ValueError(f"benchmark names must be 'all' or among {', '.join(BENCHMARKS)}, got {names!r}")
+        raise ValueError(f"benchmark names must be 'all' or among {', '.join(BENCHMARKS)}, got {names!r:.100}")
     if wanted == ["all"]:
         return list(BENCHMARKS.values())
     if unknown := [name for name in wanted if name not in BENCHMARKS]:

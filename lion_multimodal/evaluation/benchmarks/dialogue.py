@@ -70,7 +70,7 @@ def _visdial(row: Row) -> Iterator[Example]:
         if not isinstance(options, list) or not options:
             raise ValueError(f"round {number} has no 'answer_options'")
         if not isinstance(correct, int) or not 0 <= correct < len(options):
-            raise ValueError(f"round {number}: 'gt_index' must be below {len(options)}, got {correct!r}")
+            raise ValueError(f"round {number}: 'gt_index' must be below {len(options)}, got {correct!r:.100}")
         relevance = row.value("relevance").get(number) or []
         if relevance and len(relevance) != len(options):
             raise ValueError(f"round {number} has {len(relevance)} relevances for {len(options)} answers")

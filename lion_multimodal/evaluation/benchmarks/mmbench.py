@@ -35,7 +35,7 @@ def _mmbench(row: Row) -> Iterator[Example]:
     answer = row.text("answer")
     if answer not in LETTERS[: len(options)] or len(answer) != 1:
         letters = ", ".join(LETTERS[: len(options)]) or "no options"
-        raise ValueError(f"'answer' must be one of {letters}, got {answer!r}")
+        raise ValueError(f"'answer' must be one of {letters}, got {answer!r:.100}")
     if len(options) < 2:
         raise ValueError("there must be at least two options")
     ability = row.optional_text("L2-category") or row.text("l2-category")

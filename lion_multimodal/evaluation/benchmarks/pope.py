@@ -17,9 +17,9 @@ PARTS = ("random", "popular", "adversarial")
 
 def _example(row: Row, image: object, image_id: str, part: str, question: str, answer: str) -> Example:
     if part not in PARTS:
-        raise ValueError(f"'category' must be one of {', '.join(PARTS)}, got {part!r}")
+        raise ValueError(f"'category' must be one of {', '.join(PARTS)}, got {part!r:.100}")
     if answer not in ("yes", "no"):
-        raise ValueError(f"the answer must be yes or no, got {answer!r}")
+        raise ValueError(f"the answer must be yes or no, got {answer!r:.100}")
     return Example(
         # Numbers of questions begin anew in each part.
         id=f"{part}/{row.text('question_id')}",

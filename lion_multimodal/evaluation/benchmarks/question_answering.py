@@ -41,10 +41,10 @@ def _choice_list(row: Row, column: str, separator: str | None = None) -> list[st
         elif separator is not None:
             value = text.split(separator)
     if not isinstance(value, Sequence) or isinstance(value, str):
-        raise ValueError(f"{column!r} must be a list of answers, got {value!r}")
+        raise ValueError(f"{column!r} must be a list of answers, got {value!r:.100}")
     answers = [str(answer).strip() for answer in value]
     if not answers or not all(answers):
-        raise ValueError(f"{column!r} must hold answers, got {value!r}")
+        raise ValueError(f"{column!r} must hold answers, got {value!r:.100}")
     return answers
 
 

@@ -81,9 +81,9 @@ class Lion(lmms):
         if level is not None and task is not None:
             raise ValueError("task is the former name of level: only one of them must be given")
         if tags not in ("tagger", "none"):
-            raise ValueError(f"tags must be tagger or none, got {tags!r}")
+            raise ValueError(f"tags must be tagger or none, got {tags!r:.100}")
         if not str(batch_size).isdecimal():
-            raise ValueError(f"batch_size must be a number, got {batch_size!r}")
+            raise ValueError(f"batch_size must be a number, got {batch_size!r:.100}")
         state = PartialState()
         self._rank, self._world_size = state.process_index, state.num_processes
         answerer = Answerer.from_pretrained(

@@ -63,11 +63,11 @@ class RequestAnswerer:
         progress: bool = True,
     ) -> None:
         if level not in LEVEL_CHOICES:
-            raise ValueError(f"level must be one of {', '.join(LEVEL_CHOICES)}, got {level!r}")
+            raise ValueError(f"level must be one of {', '.join(LEVEL_CHOICES)}, got {level!r:.100}")
         if num_beams is not None and not (isinstance(num_beams, int) and num_beams >= 1):
-            raise ValueError(f"num_beams must be at least 1, got {num_beams!r}")
+            raise ValueError(f"num_beams must be at least 1, got {num_beams!r:.100}")
         if prompts not in PROMPTS:
-            raise ValueError(f"prompts must be one of {', '.join(PROMPTS)}, got {prompts!r}")
+            raise ValueError(f"prompts must be one of {', '.join(PROMPTS)}, got {prompts!r:.100}")
         self.answerer = answerer
         self.rows = rows
         self.level = level

@@ -37,7 +37,7 @@ def metric_folder(name: str) -> Path:
         ValueError: there is no metric of that name.
     """
     if name not in METRICS:
-        raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {name!r}")
+        raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {name!r:.100}")
     return Path(__file__).resolve().parent / name
 
 

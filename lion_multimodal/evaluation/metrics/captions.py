@@ -91,7 +91,7 @@ def ngrams(words: Sequence[str], longest: int = 4) -> Counter[tuple[str, ...]]:
 
 def _check(predictions: Sequence[str], references: Sequence[Sequence[str]], tokenizer: str) -> None:
     if tokenizer not in TOKENIZERS:
-        raise ValueError(f"tokenizer must be one of {', '.join(TOKENIZERS)}, got {tokenizer!r}")
+        raise ValueError(f"tokenizer must be one of {', '.join(TOKENIZERS)}, got {tokenizer!r:.100}")
     if len(predictions) != len(references):
         raise ValueError(f"there are {len(predictions)} predictions and references for {len(references)}")
     for number, captions in enumerate(references):

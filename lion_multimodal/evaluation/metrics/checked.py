@@ -54,7 +54,7 @@ def check_columns(features: Mapping[str, Any], columns: Mapping[str, Any]) -> di
     for name, feature in features.items():
         column = _plain(columns.get(name))
         if isinstance(column, str) or not isinstance(column, Sequence):
-            raise ValueError(f"{name} must be a list with an entry for each sample, got {column!r}")
+            raise ValueError(f"{name} must be a list with an entry for each sample, got {column!r:.100}")
         checked[name] = [_check(_plain(value), feature, f"{name}[{number}]") for number, value in enumerate(column)]
     lengths = {name: len(column) for name, column in checked.items()}
     if len(set(lengths.values())) > 1:
@@ -68,16 +68,16 @@ def check_columns(features: Mapping[str, Any], columns: Mapping[str, Any]) -> di
 def _check(value: Any, feature: Any, name: str) -> Any:
     if isinstance(feature, datasets.List):
         if isinstance(value, str) or not isinstance(value, Sequence):
-            raise ValueError(f"{name} must be a list, got {value!r}")
+            raise ValueError(f"{name} must be a list, got {value!r:.100}")
         return [_check(_plain(item), feature.feature, f"{name}[{number}]") for number, item in enumerate(value)]
     if feature.dtype == "string":
         if not isinstance(value, str):
-            raise ValueError(f"{name} must be a text, got {value!r}")
+            raise ValueError(f"{name} must be a text, got {value!r:.100}")
     elif feature.dtype == "int64":
         if not isinstance(value, Integral) or isinstance(value, bool):
-            raise ValueError(f"{name} must be a whole number, got {value!r}")
+            raise ValueError(f"{name} must be a whole number, got {value!r:.100}")
     elif not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
-        raise ValueError(f"{name} must be a finite number, got {value!r}")
+        raise ValueError(f"{name} must be a finite number, got {value!r:.100}")
     return value
 
 

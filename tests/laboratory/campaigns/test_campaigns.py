@@ -17,13 +17,27 @@ def test_random_input_is_used_or_refused(kind):
     assert report.cases == 60
 
 
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(206, id="a prompt shorter than the head that may hold the soft prompt"),
+        pytest.param(1856, id="a long name of a kind of tensors"),
+        pytest.param(8804, id="a long way to truncate"),
+        pytest.param(24442, id="long names of branches"),
+        pytest.param(26512, id="a thousand million tags"),
+    ],
+)
+def test_what_a_full_run_found(case):
+    assert fuzz.run(1, seed=0, first=case).findings == []
+
+
 def test_damaged_checkpoints_are_refused_by_a_line():
     report = damaged.run(6, seed=0)
     assert report.findings == []
     assert report.outcomes.get("refused", 0) > 0
 
 
-@pytest.mark.parametrize("command", ["tag --output", "predict --draw"])
+@pytest.mark.parametrize("command", ["tag --output", "predict --draw", "train", "data prepare"])
 def test_a_killed_command_ends_as_if_nothing_had_been(command):
     report = run_cases("kill", {command: kill.CASES[command]}, 2, seed=1)
     assert report.findings == []

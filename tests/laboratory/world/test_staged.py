@@ -1,3 +1,6 @@
+import json
+import shutil
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -68,6 +71,19 @@ def test_the_base_has_no_adapters_and_a_new_aggregator(base):
     literate = load_file(stage0 / "literacy" / "weights.safetensors")
     assert torch.equal(own["language_model.shared.weight"], literate["shared.weight"])
     assert not torch.equal(literate["shared.weight"], aligned["language_model.shared.weight"])
+
+
+def test_literacy_goes_on_where_it_was_killed(base, tmp_path):
+    # The embeddings of T5 have three names, of which a checkpoint holds one.
+    before = base.parent
+    for phase in ("tower", "tagger", "alignment", "processor", "tokenizers"):
+        shutil.copytree(before / phase, tmp_path / phase)
+    shutil.copytree(before / "literacy" / "checkpoint-1", tmp_path / "literacy" / "checkpoint-1")
+    StagedPhases(tmp_path, {**STEPS, "literacy": 2}, 0, False, 10).run("literacy")
+    assert json.loads((tmp_path / "literacy" / "trainer_state.json").read_text())["global_step"] == 2
+    once, twice = (load_file(folder / "literacy" / "weights.safetensors") for folder in (before, tmp_path))
+    moved = (once["shared.weight"] - twice["shared.weight"]).abs().max()
+    assert 0 < moved < 0.01
 
 
 def test_alignment_says_nothing_of_places(student):

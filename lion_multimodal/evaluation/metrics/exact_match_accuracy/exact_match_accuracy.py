@@ -52,7 +52,7 @@ class ExactMatchAccuracy(checked.CheckedMetric):
     ) -> dict[str, Any]:
         for number, reference in enumerate(references):
             if not plain_answer(reference):
-                raise ValueError(f"references[{number}] must be an answer, got {reference!r}")
+                raise ValueError(f"references[{number}] must be an answer, got {reference!r:.100}")
         pairs = list(zip(predictions, references, strict=True))
         scores = [float(plain_answer(prediction) == plain_answer(reference)) for prediction, reference in pairs]
         result: dict[str, Any] = {

@@ -72,7 +72,7 @@ class MmbenchCircular(checked.CheckedMetric):
         for number, (group, category, row) in enumerate(zip(groups, categories, predictions, strict=True)):
             if category in _OWN_KEYS:
                 raise ValueError(
-                    f"categories[{number}] must be none of {', '.join(sorted(_OWN_KEYS))}, got {category!r}"
+                    f"categories[{number}] must be none of {', '.join(sorted(_OWN_KEYS))}, got {category!r:.100}"
                 )
             question = questions.setdefault(group, _Question(category, len(row), []))
             if category != question.category or len(row) != question.options:

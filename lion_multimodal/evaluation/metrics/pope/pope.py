@@ -54,7 +54,7 @@ class Pope(checked.CheckedMetric):
     ) -> dict[str, Any]:
         for number, reference in enumerate(references):
             if reference not in ("yes", "no"):
-                raise ValueError(f"references[{number}] must be 'yes' or 'no', got {reference!r}")
+                raise ValueError(f"references[{number}] must be 'yes' or 'no', got {reference!r:.100}")
         said = [says_yes(prediction) for prediction in predictions]
         true = [reference == "yes" for reference in references]
         rows = [(int(says and holds), int(says), int(holds)) for says, holds in zip(said, true, strict=True)]

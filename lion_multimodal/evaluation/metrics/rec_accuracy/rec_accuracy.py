@@ -64,7 +64,7 @@ class RecAccuracy(checked.CheckedMetric):
             if not _is_box(box):
                 raise ValueError(
                     f"references[{number}] must be a box with an area: left, top, right and bottom as fractions of the "
-                    f"image's sides, got {box!r}"
+                    f"image's sides, got {box!r:.100}"
                 )
         found = [grounding_lion.parse_boxes(prediction)[:1] for prediction in predictions]
         overlaps = [

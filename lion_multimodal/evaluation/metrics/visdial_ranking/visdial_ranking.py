@@ -113,4 +113,4 @@ def _check_relevance(predictions: Sequence[Sequence[float]], relevance: Sequence
                 f"relevance[{number}] must hold a number for each of {len(row)} candidates or none, got {len(values)}"
             )
         if not all(0 <= value <= 1 for value in values):
-            raise ValueError(f"relevance[{number}] must hold numbers from 0 to 1, got {values!r}")
+            raise ValueError(f"relevance[{number}] must hold numbers from 0 to 1, got {values!r:.100}")

@@ -54,7 +54,9 @@ class VqaAccuracy(checked.CheckedMetric):
     ) -> dict[str, Any]:
         for number, answers in enumerate(references):
             if len(answers) < 2:
-                raise ValueError(f"references[{number}] must be the answers of two people at least, got {answers!r}")
+                raise ValueError(
+                    f"references[{number}] must be the answers of two people at least, got {answers!r:.100}"
+                )
         scores = [vqa_accuracy(*pair) for pair in zip(predictions, references, strict=True)]
         result: dict[str, Any] = {"accuracy": float(np.mean(scores))}
         return {**result, "per_sample": scores} if per_sample else result
