@@ -267,13 +267,13 @@ class LionConfig(PretrainedConfig):
         if not branches or branches != [branch for branch in VISUAL_BRANCHES if branch in branches]:
             raise ValueError(
                 f"`visual_branches` must hold one or both of {list(VISUAL_BRANCHES)}, in that order, got "
-                f"{branches!r:.200}."
+                f"{branches!r:.100}."
             )
         active = self.active_branches
         if active is not None and (not active or active != [branch for branch in branches if branch in active]):
             raise ValueError(
                 f"`active_branches` must be None or hold some of `visual_branches` {branches}, in that order, got "
-                f"{active}."
+                f"{active!r:.100}."
             )
         vision, qformer = self.vision_config, self.qformer_config
         if vision.image_size % vision.patch_size:
@@ -302,7 +302,7 @@ class LionConfig(PretrainedConfig):
         this package). `kwargs` replace top-level fields.
         """
         if name not in _PRESETS:
-            raise ValueError(f"`name` must be one of {sorted(_PRESETS)}, got {name!r}.")
+            raise ValueError(f"`name` must be one of {sorted(_PRESETS)}, got {name!r:.100}.")
         return cls(**{**copy.deepcopy(_PRESETS[name]), **kwargs})
 
     def to_dict(self) -> dict[str, Any]:
@@ -377,4 +377,4 @@ _PRESETS: dict[str, dict] = {
 }
 
 
-# Made by write_code, of all code in this folder: aa4db3834be76b2c0ca60165d563e2e5
+# Made by write_code, of all code in this folder: 7093f9e8d9136a278009817c3afcb229

@@ -52,6 +52,8 @@ _PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+_MOST_TAGS = 1_000_000
+
 _FIELDS = {
     **dict.fromkeys(
         [
@@ -60,9 +62,13 @@ _FIELDS = {
             "num_attention_heads",
             "intermediate_size",
             "projection_dim",
-            "num_tags",
         ],
         POSITIVE_INTEGER,
+    ),
+    # A list of thresholds is made of this size: without a bound, a typing error would take all memory.
+    "num_tags": (
+        lambda value: POSITIVE_INTEGER[0](value) and value <= _MOST_TAGS,
+        f"an integer from 1 to {_MOST_TAGS:,}",
     ),
     "hidden_act": ACTIVATION,
     "hidden_dropout_prob": DROPOUT,
@@ -196,7 +202,7 @@ def _as_swin_config(value: SwinConfig | dict[str, Any] | None) -> SwinConfig:
     if isinstance(value, dict):
         model_type = value.get("model_type", "swin")
         if model_type != "swin":
-            raise ValueError(f"vision_config must be of model_type 'swin', got {model_type!r}")
+            raise ValueError(f"vision_config must be of model_type 'swin', got {model_type!r:.100}")
         return make_config("vision_config", SwinConfig, value, SWIN_FIELDS)
     raise ValueError(f"vision_config must be a SwinConfig, a dict or None, got {type(value).__name__}")
 
@@ -220,7 +226,7 @@ def _as_thresholds(value: Any, num_tags: int) -> list[float]:
     thresholds = list(value)
     outside = [item for item in thresholds if not accepts(item)]
     if outside:
-        raise ValueError(f"thresholds must be probabilities in [0, 1], got {outside[0]!r}")
+        raise ValueError(f"thresholds must be probabilities in [0, 1], got {outside[0]!r:.100}")
     return [float(item) for item in thresholds]
 
 
@@ -251,4 +257,4 @@ def _validate_swin(config: SwinConfig) -> None:
 __all__ = ["RamConfig"]
 
 
-# Made by write_code, of all code in this folder: aa4db3834be76b2c0ca60165d563e2e5
+# Made by write_code, of all code in this folder: 7093f9e8d9136a278009817c3afcb229

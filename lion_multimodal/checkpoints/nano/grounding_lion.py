@@ -75,7 +75,7 @@ def format_box(box: Iterable[float]) -> str:
     if len(values) != 4 or isinstance(box, str):
         raise ValueError(f"box must hold 4 numbers (x1, y1, x2, y2), got {len(values)}")
     if not all(0.0 <= value <= 1.0 for value in values):  # also false for NaN
-        raise ValueError(f"box must hold fractions of width and height in [0, 1], got {values}")
+        raise ValueError(f"box must hold fractions of width and height in [0, 1], got {values!r:.100}")
     if values[0] > values[2] or values[1] > values[3]:
         raise ValueError(f"box must have x1 <= x2 and y1 <= y2, got {values}")
     return "[" + ",".join(f"{value:.3f}" for value in values) + "]"

@@ -66,9 +66,9 @@ class EndpointHandler:
             raise TypeError(f"`parameters` must be an object, got {type(parameters).__name__}")
         for name, value in parameters.items():
             if name not in PARAMETERS:
-                raise ValueError(f"`parameters` may have {', '.join(PARAMETERS)}; got {name!r}")
+                raise ValueError(f"`parameters` may have {', '.join(PARAMETERS)}; got {name!r:.100}")
             if name in MOST and not (isinstance(value, int) and 1 <= value <= MOST[name]):
-                raise ValueError(f"`{name}` must be an integer from 1 to {MOST[name]}, got {value!r}")
+                raise ValueError(f"`{name}` must be an integer from 1 to {MOST[name]}, got {value!r:.100}")
         if isinstance(parameters.get("prompt"), list) and len(parameters["prompt"]) > MOST_IMAGES:
             raise ValueError(f"`prompt` must hold at most {MOST_IMAGES} prompts, got {len(parameters['prompt'])}")
         inputs = data["inputs"]
@@ -88,7 +88,7 @@ def _sample(item: Any) -> dict[str, Any]:
         try:
             image = base64.b64decode("".join(image.split()), validate=True)
         except (binascii.Error, ValueError):
-            raise ValueError(f"an image must be base64, or an http(s): or data: URL, got {image[:60]!r}") from None
+            raise ValueError(f"an image must be base64, or an http(s): or data: URL, got {image[:60]!r:.100}") from None
     elif not isinstance(image, (str, bytes, bytearray, io.BytesIO, PIL.Image.Image)):
         raise TypeError(f"an image must be base64, a URL, bytes or a PIL image, got {type(image).__name__}")
     return {**sample, "image": image}

@@ -334,7 +334,9 @@ def _array_to_rgb(source: np.ndarray | torch.Tensor, input_data_format: str | No
         source = source.detach().cpu()
         source = (source.float() if source.dtype == torch.bfloat16 else source).numpy()
     if input_data_format not in (None, "channels_first", "channels_last"):
-        raise ValueError(f"input_data_format must be 'channels_first' or 'channels_last', got {input_data_format!r}")
+        raise ValueError(
+            f"input_data_format must be 'channels_first' or 'channels_last', got {input_data_format!r:.100}"
+        )
     shape = source.shape
     if source.ndim not in (2, 3) or source.size == 0:
         raise ValueError(f"an array of shape {shape} is no image; {_EXPECTED}")

@@ -125,14 +125,14 @@ class LionImageProcessor(BaseImageProcessor):
             if name not in _OTHER_ARGUMENTS:
                 raise TypeError(f"{type(self).__name__} takes no argument {name!r}")
             if value is not None and value is not False:
-                raise ValueError(f"`{name}` is not offered by {type(self).__name__}, got {value!r}")
+                raise ValueError(f"`{name}` is not offered by {type(self).__name__}, got {value!r:.100}")
         _check_convert_rgb(do_convert_rgb)
         # The values of `ChannelDimension` are strings, too.
         if data_format not in (None, "channels_first", "channels_last"):
-            raise ValueError(f"data_format must be 'channels_first' or 'channels_last', got {data_format!r}")
+            raise ValueError(f"data_format must be 'channels_first' or 'channels_last', got {data_format!r:.100}")
         device = None if device is None else torch.device(device)
         if device is not None and device.type != "cpu" and return_tensors != "pt":
-            raise ValueError(f"device={str(device)!r} needs return_tensors='pt', got {return_tensors!r}")
+            raise ValueError(f"device={str(device)!r} needs return_tensors='pt', got {return_tensors!r:.100}")
         do_resize = self.do_resize if do_resize is None else do_resize
         size = self.size if size is None else _check_size(size)
         resample = self.resample if resample is None else _check_resample(resample)
@@ -179,17 +179,17 @@ _OTHER_ARGUMENTS = frozenset(ImagesKwargs.__annotations__) | {"do_center_crop", 
 def _check_switches(**switches: Any) -> None:
     for name, value in switches.items():
         if not isinstance(value, bool):
-            raise ValueError(f"{name} must be True or False, got {value!r}")
+            raise ValueError(f"{name} must be True or False, got {value!r:.100}")
 
 
 def _check_convert_rgb(value: Any) -> None:
     if value is not None and value is not True:
-        raise ValueError(f"do_convert_rgb must be True: images are always loaded as RGB; got {value!r}")
+        raise ValueError(f"do_convert_rgb must be True: images are always loaded as RGB; got {value!r:.100}")
 
 
 def _check_factor(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise ValueError(f"rescale_factor must be a positive number, got {value!r}")
+        raise ValueError(f"rescale_factor must be a positive number, got {value!r:.100}")
     return value
 
 
@@ -200,9 +200,9 @@ def _check_size(size: Any) -> dict[str, int]:
     try:
         size = {key: edge for key, edge in dict(size).items() if edge is not None}
     except (TypeError, ValueError):
-        raise ValueError(f"size must be an int or have the keys 'height' and 'width', got {size!r}") from None
+        raise ValueError(f"size must be an int or have the keys 'height' and 'width', got {size!r:.100}") from None
     if set(size) != {"height", "width"}:
-        raise ValueError(f"size must be an int or have exactly the keys 'height' and 'width', got {size}")
+        raise ValueError(f"size must be an int or have exactly the keys 'height' and 'width', got {size!r:.100}")
     if not all(isinstance(edge, int) and not isinstance(edge, bool) and edge > 0 for edge in size.values()):
         raise ValueError(f"size must hold positive whole numbers of pixels, got {size}")
     return size
@@ -212,7 +212,7 @@ def _check_resample(resample: int) -> PIL.Image.Resampling:
     try:
         return PIL.Image.Resampling(resample)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"resample must be one of PIL.Image.Resampling, got {resample!r}") from error
+        raise ValueError(f"resample must be one of PIL.Image.Resampling, got {resample!r:.100}") from error
 
 
 def _check_statistics(name: str, values: Any) -> list[float]:
@@ -222,9 +222,9 @@ def _check_statistics(name: str, values: Any) -> list[float]:
         numbers = [float(value) for value in values if not isinstance(value, (str, bytes, bool))]
         count = len(values)
     except (TypeError, ValueError):
-        raise ValueError(f"{name} must hold one number for each of the 3 channels, got {values!r}") from None
+        raise ValueError(f"{name} must hold one number for each of the 3 channels, got {values!r:.100}") from None
     if len(numbers) != 3 or count != 3 or not all(map(math.isfinite, numbers)):
-        raise ValueError(f"{name} must hold one finite number for each of the 3 channels, got {values!r}")
+        raise ValueError(f"{name} must hold one finite number for each of the 3 channels, got {values!r:.100}")
     if name == "image_std" and min(numbers) <= 0:
         raise ValueError(f"image_std must be positive, got {numbers}")
     return numbers

@@ -265,7 +265,7 @@ class LionForConditionalGeneration(LionPreTrainedModel, GenerationMixin):
     def get_encoder(self, modality: str | None = None) -> nn.Module:
         """The encoder of the LLM, or with `modality="image"` the vision tower."""
         if modality not in (None, "text", "image"):
-            raise ValueError(f'`modality` must be "image", "text" or None, got {modality!r}.')
+            raise ValueError(f'`modality` must be "image", "text" or None, got {modality!r:.100}.')
         return self.vision_model if modality == "image" else self.language_model.get_encoder()
 
     def get_decoder(self) -> nn.Module:

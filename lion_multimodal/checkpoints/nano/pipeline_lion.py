@@ -99,7 +99,7 @@ class LionImageToTextPipeline(Pipeline):
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         level = _one_level(level, task)
         if level is not None and not isinstance(level, (str, list, tuple)):
-            raise TypeError(f"`level` must be a string or a list of strings, got {level!r}.")
+            raise TypeError(f"`level` must be a string or a list of strings, got {level!r:.100}.")
         sample = {"prompt": prompt, "tags": tags, "level": level}
         generate_kwargs = dict(generate_kwargs or {})
         for name, value in generation.items():

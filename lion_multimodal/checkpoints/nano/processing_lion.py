@@ -363,7 +363,9 @@ class LionProcessor(ProcessorMixin):
             # `is`, as 0 is no False here
             if name in text_kwargs and not any(text_kwargs[name] is value for value in allowed):
                 reason = f": {_REASONS[name]}" if name in _REASONS else ""
-                raise ValueError(f"`{name}` is not offered by {type(self).__name__}, got {text_kwargs[name]!r}{reason}")
+                raise ValueError(
+                    f"`{name}` is not offered by {type(self).__name__}, got {text_kwargs[name]!r:.100}{reason}"
+                )
         _check_layout(text_kwargs)
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
@@ -388,7 +390,8 @@ class LionProcessor(ProcessorMixin):
         # The sentence's head is fixed, so its token is the first of its kind, whatever tags and text hold, and stands
         # at one place in all prompts that begin with the sentence.
         place = self._tokenize([format_tags("")])[0].index(self.soft_prompt_token_id)
-        masks = [[0] * place + [int(tags is not None)] for tags in tag_lists]
+        width = min(place + 1, max(len(ids) for ids in sequences))  # shorter prompts have no tags
+        masks = [([0] * place + [int(tags is not None)])[:width] for tags in tag_lists]
 
         layout = {
             "length": _padded_length(sequences, text_kwargs, self.max_text_length),
@@ -573,7 +576,7 @@ class LionProcessor(ProcessorMixin):
             ("return_assistant_tokens_mask", return_assistant_tokens_mask),
         ]:
             if value:
-                raise ValueError(f"`{name}` is not offered by {type(self).__name__}, got {value!r}")
+                raise ValueError(f"`{name}` is not offered by {type(self).__name__}, got {value!r:.100}")
         if not isinstance(conversation, Sequence) or isinstance(conversation, str) or not conversation:
             raise ValueError(f"`conversation` must be a list of messages, got {conversation!r:.100}")
         batched = not isinstance(conversation[0], Mapping)
@@ -622,7 +625,7 @@ class LionProcessor(ProcessorMixin):
             ValueError: there are no candidates, or not as many for every sample.
         """
         if isinstance(candidates, str) or not isinstance(candidates, Sequence):
-            raise TypeError(f"candidates must be a list of strings or a list of such lists, got {candidates!r}")
+            raise TypeError(f"candidates must be a list of strings or a list of such lists, got {candidates!r:.100}")
         if len(candidates) == 0:
             raise ValueError("candidates must hold at least one answer")
         if isinstance(candidates[0], str):
@@ -757,8 +760,8 @@ def _question_of(name: str, messages: Any) -> tuple[dict[str, Any], Any]:
     last = messages[-1]
     if last["role"] != "user":
         raise ValueError(
-            f"{name} must end with a message of the role 'user', got {last['role']!r}: LION answers questions, and "
-            "cannot go on with an answer"
+            f"{name} must end with a message of the role 'user', got {last['role']!r:.100}: LION answers questions, "
+            "and cannot go on with an answer"
         )
     own, earlier = images[-1], [image for found in images[:-1] for image in found]
     asked = own or earlier
@@ -788,7 +791,7 @@ def _take_text_target(kwargs: dict[str, Any]) -> Any:
 
 def _check_length(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 2:
-        raise ValueError(f"{name} must be an integer that is at least 2, got {value!r}")
+        raise ValueError(f"{name} must be an integer that is at least 2, got {value!r:.100}")
 
 
 def _check_layout(text_kwargs: Mapping[str, Any]) -> None:
@@ -797,7 +800,7 @@ def _check_layout(text_kwargs: Mapping[str, Any]) -> None:
         _check_length("max_length", text_kwargs["max_length"])
     multiple = text_kwargs.get("pad_to_multiple_of")
     if multiple is not None and (isinstance(multiple, bool) or not isinstance(multiple, int) or multiple < 1):
-        raise ValueError(f"pad_to_multiple_of must be a positive integer, got {multiple!r}")
+        raise ValueError(f"pad_to_multiple_of must be a positive integer, got {multiple!r:.100}")
     for name, allowed, kind in [
         ("padding", (True, False, None, "longest", "max_length", "do_not_pad"), PaddingStrategy),
         ("truncation", (True, False, None, "longest_first", "only_first", "do_not_truncate"), TruncationStrategy),
@@ -809,7 +812,7 @@ def _check_layout(text_kwargs: Mapping[str, Any]) -> None:
         # `is` for what is no string, as 1 is no True here
         if not any(plain == item if isinstance(item, str) else plain is item for item in allowed):
             shown = ", ".join(repr(item) for item in allowed if item is not None)
-            raise ValueError(f"{name} must be one of {shown}, got {value!r}")
+            raise ValueError(f"{name} must be one of {shown}, got {value!r:.100}")
 
 
 def _as_list(values: Any) -> list:
@@ -884,13 +887,13 @@ def _tags_per_sample(tags: Any, count: int, single: bool) -> list[str | list[str
 def _levels_per_sample(level: str | Sequence[str] | None, texts: list[str]) -> list[str]:
     level = "auto" if level is None else level
     if not isinstance(level, Sequence):
-        raise TypeError(f"level must be a string or a list of strings, got {level!r}")
+        raise TypeError(f"level must be a string or a list of strings, got {level!r:.100}")
     levels = [level] * len(texts) if isinstance(level, str) else list(level)
     if len(levels) != len(texts):
         raise ValueError(f"level: got {len(levels)} for {len(texts)} texts; give one for all or one for each")
     for name in levels:
         if name not in ("auto", *LEVELS):
-            raise ValueError(f"level must be 'auto', 'image_level' or 'region_level', got {name!r}")
+            raise ValueError(f"level must be 'auto', 'image_level' or 'region_level', got {name!r:.100}")
     return [infer_level(text) if name == "auto" else name for name, text in zip(levels, texts)]
 
 

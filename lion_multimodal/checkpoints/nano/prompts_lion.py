@@ -126,5 +126,5 @@ def format_prompt(task_name: str, /, **fields: str | Sequence[str]) -> str:
         fields["history"] = " ".join(fields["history"])
     for name, value in fields.items():
         if not isinstance(value, str):
-            raise TypeError(f"the field {name!r} of the prompt {task_name!r} must be a string, got {value!r}")
+            raise TypeError(f"the field {name!r} of the prompt {task_name!r} must be a string, got {value!r:.100}")
     return template.text.format_map(fields)

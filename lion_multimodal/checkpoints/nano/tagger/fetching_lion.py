@@ -58,9 +58,9 @@ def fetch_url(
             (`TimeoutError`), or gives too much.
     """
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < float("inf"):
-        raise ValueError(f"`timeout` must be a positive number of seconds, got {timeout!r}")
+        raise ValueError(f"`timeout` must be a positive number of seconds, got {timeout!r:.100}")
     if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1:
-        raise ValueError(f"`max_bytes` must be a positive integer, got {max_bytes!r}")
+        raise ValueError(f"`max_bytes` must be a positive integer, got {max_bytes!r:.100}")
     if allow_private_addresses is None:
         allow_private_addresses = os.environ.get(ALLOW_PRIVATE_ADDRESSES, "").lower() in ("1", "true", "yes", "on")
     deadline = _Deadline(timeout)

@@ -278,7 +278,7 @@ class RamForImageTagging(SelfContainedModel):
         if with_attentions and self.config._attn_implementation not in (None, "eager"):
             raise ValueError(
                 "`output_attentions=True` needs attention weights, which only `attn_implementation='eager'` makes, "
-                f"got {self.config._attn_implementation!r}"
+                f"got {self.config._attn_implementation!r:.100}"
             )
         features: Any = self.get_image_features(
             pixel_values, return_dict=True, output_attentions=with_attentions, output_hidden_states=with_states
@@ -339,18 +339,18 @@ class RamForImageTagging(SelfContainedModel):
         """
         fields = {"en": "tags", "zh": "tags_zh"}
         if language not in fields:
-            raise ValueError(f"language must be one of {sorted(fields)}, got {language!r}")
+            raise ValueError(f"language must be one of {sorted(fields)}, got {language!r:.100}")
         tags = getattr(self.config, fields[language])
         if tags is None:
             raise ValueError(f"this tagger has no tag names for language {language!r}: set config.{fields[language]}")
         try:
             limits = torch.as_tensor(self.config.thresholds if thresholds is None else thresholds, dtype=torch.float32)
         except (TypeError, ValueError, RuntimeError):
-            raise ValueError(f"thresholds must be a number or one for each tag, got {thresholds!r}") from None
+            raise ValueError(f"thresholds must be a number or one for each tag, got {thresholds!r:.100}") from None
         if limits.ndim and limits.shape != (len(tags),):
             raise ValueError(f"thresholds must be one number or {len(tags)} of them, got shape {tuple(limits.shape)}")
         if thresholds is not None and not bool(((limits >= 0) & (limits <= 1)).all()):
-            raise ValueError(f"thresholds must lie in [0, 1], got {thresholds!r}")
+            raise ValueError(f"thresholds must lie in [0, 1], got {thresholds!r:.100}")
         probabilities = self(pixel_values, return_dict=True).logits.float().sigmoid()
         chosen = (probabilities > limits.to(probabilities.device)).cpu()
         found = [row.nonzero().flatten().tolist() for row in chosen]
