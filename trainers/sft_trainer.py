@@ -234,10 +234,12 @@ class LionSFTTrainer(trl.SFTTrainer):
                 )
         if resume_from_checkpoint:
             state = finished_state(resume_from_checkpoint, self.args.max_steps, self.args.num_train_epochs)
-            sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled  # loaded while training is set up
-            if state is not None and not sharded:
+            if state is not None:
                 logger.info("%s is finished already at step %d.", resume_from_checkpoint, state.global_step)
-                self._load_from_checkpoint(resume_from_checkpoint)
+                if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                    self._load_shared_out(resume_from_checkpoint)
+                else:
+                    self._load_from_checkpoint(resume_from_checkpoint)
                 self.state = state
                 return TrainOutput(state.global_step, 0.0, {})
         self._probe_rows()
@@ -248,6 +250,21 @@ class LionSFTTrainer(trl.SFTTrainer):
             raise TooManyBadRowsError(f"The training met no usable row: {self.bad_rows.reasons()}.") from None
         self._check_usable_rows("training")
         return output
+
+    def _load_shared_out(self, checkpoint: str) -> None:
+        """
+        Load a checkpoint whose weights are shared out over processes: they are loaded once training is set up, and a
+        `Trainer` whose last step is within an epoch would take one more.
+        """
+        setup = _SetupAlone()
+        self.add_callback(setup)
+        try:
+            super().train(resume_from_checkpoint=checkpoint)
+        except _NothingLeftError:
+            self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
+        finally:
+            self.remove_callback(setup)
+            self.is_in_train = False
 
     def _probe_rows(self) -> None:
         """End a training of which no row can be used before it starts, rather than with an untouched model."""
@@ -562,6 +579,17 @@ def _name_embeddings_once(model: nn.Module) -> None:
         for stack in (t5.encoder, t5.decoder):
             del stack.embed_tokens
             stack.__dict__["embed_tokens"] = t5.shared
+
+
+class _NothingLeftError(Exception):
+    """Training is set up, and no step of it left to take."""
+
+
+class _SetupAlone(TrainerCallback):
+    """Ends a training before its first step."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        raise _NothingLeftError
 
 
 def _keep_loss_in_float32(fsdp_plugin: Any) -> None:

@@ -52,11 +52,11 @@ def allow_processors(engine: str, args: LionSFTConfig) -> None:
         settings["stage3_param_persistence_threshold"] = 0
 
 
-def train(path: Path, engine: str | None = None, resume: bool = False) -> LionSFTTrainer:
+def train(path: Path, engine: str | None = None, resume: bool = False, max_steps: int = 2) -> LionSFTTrainer:
     args = LionSFTConfig(
         output_dir=str(path),
         use_cpu=True,
-        max_steps=2,
+        max_steps=max_steps,
         gradient_accumulation_steps=2,
         per_device_eval_batch_size=2,
         learning_rate=1e-2,
@@ -101,8 +101,14 @@ def main(engine: str, path: Path) -> None:
     trainer.save_state()
     if trainer.is_world_process_zero():
         shutil.copytree(path / "whole" / "checkpoint-1", path / "resumed" / "checkpoint-1")
+        # Its last step is not the last one of its epoch.
+        shutil.copytree(path / "whole" / "checkpoint-1", path / "finished" / "checkpoint-1")
     trainer.accelerator.wait_for_everyone()
     trainer = train(path / "resumed", engine, resume=True)
+    trainer.save_model()
+    trainer.save_state()
+    trainer = train(path / "finished", engine, resume=True, max_steps=1)
+    assert is_shared_out(trainer)
     trainer.save_model()
     trainer.save_state()
 

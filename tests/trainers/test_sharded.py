@@ -72,6 +72,12 @@ def test_shared_out_weights_train_and_one_process_loads_them(alone, processor, t
         for name, value in weights.items():
             torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-5, msg=name)
 
+    # A finished training is loaded, and takes no step more.
+    assert json.loads((tmp_path / "finished" / "trainer_state.json").read_text())["global_step"] == 1
+    one_step = load_file(whole / "checkpoint-1" / "adapter_model.safetensors")
+    kept = load_file(tmp_path / "finished" / "adapter_model.safetensors")
+    assert all(torch.equal(kept[name], value) for name, value in one_step.items())
+
     inputs = LionDataCollator(processor)(list(make_rows(4)))
     models = [PeftModel.from_pretrained(tiny_model(), path).eval() for path in (whole, alone)]
     folded = fold_adapters(models[0])
