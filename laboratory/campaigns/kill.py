@@ -25,8 +25,8 @@ from lion_multimodal import checkpoints
 from lion_multimodal.checkpoints import demo_scenes
 
 
-# Of results: times, names of folders, versions of what is installed.
-_UNEQUAL = ("run", "benchmarks", "versions", "_fingerprint", "download_size", "base_model_name_or_path")
+# Of results, whatever depth they are at: times, names of folders, versions of what is installed.
+_UNEQUAL = {"run", "created", "versions", "_fingerprint", "download_size", "base_model_name_or_path"}
 _FEW = ["--device", "cpu", "--num-beams", "1", "--max-new-tokens", "4"]
 
 
@@ -96,6 +96,12 @@ def check_readable(folder: Path) -> None:
             raise AssertionError(f"{file.name} is half-written: {error}") from error
 
 
+def _comparable(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _comparable(item) for key, item in value.items() if key not in _UNEQUAL}
+    return [_comparable(item) for item in value] if isinstance(value, list) else value
+
+
 def contents(folder: Path, patterns: Sequence[str] = ("*",)) -> dict[str, bytes]:
     """
     The outputs of a command by name, those that fit a pattern; what tells of times or folders, checkpoints along the
@@ -108,17 +114,7 @@ def contents(folder: Path, patterns: Sequence[str] = ("*",)) -> dict[str, bytes]
             continue
         content = file.read_bytes()
         if file.suffix == ".json":
-            values = json.loads(content)
-            if isinstance(values, dict):
-                for key in (
-                    "run",
-                    "benchmarks",
-                    "versions",
-                    "_fingerprint",
-                    "download_size",
-                    "base_model_name_or_path",
-                ):
-                    values.pop(key, None)
+            values = _comparable(json.loads(content))
             content = json.dumps(values, sort_keys=True).encode()
         elif file.suffix in (".arrow", ".md"):
             continue

@@ -114,7 +114,13 @@ def compare(number: int, batch_size: int, tokens: int, repeats: int, workers: in
         return [record["generated_text"] for batch in batches for _, record in batch.answers]
 
     def ask_peer(files: list[str]) -> list[Any]:
-        return peer(images=files, text=[QUESTION] * len(files), batch_size=batch_size, generate_kwargs=length)
+        # It takes all that one call brings as one batch, whatever `batch_size` says.
+        batches = [files[start : start + batch_size] for start in range(0, len(files), batch_size)]
+        return [
+            answer
+            for batch in batches
+            for answer in peer(images=batch, text=[QUESTION] * len(batch), generate_kwargs=length)
+        ]
 
     with tempfile.TemporaryDirectory() as folder:
         files = draw_scenes(Path(folder), number)
