@@ -43,6 +43,11 @@ class RecipeError(ValueError):
     """A recipe that cannot be used; the message names the file and the field."""
 
 
+def _read_no(training: dict[str, Any]) -> dict[str, Any]:
+    """`save_strategy: no`, which YAML reads as False."""
+    return {name: "no" if name.endswith("_strategy") and value is False else value for name, value in training.items()}
+
+
 @dataclass
 class SourceRecipe:
     """
@@ -150,6 +155,7 @@ class StageRecipe:
     start_from: list[str] | None = None
 
     def __post_init__(self):
+        self.training = _read_no(self.training)
         for label, sources in (("data", self.data), ("evaluation", self.evaluation)):
             names = [source.name for source in sources]
             twice = sorted({name for name in names if names.count(name) > 1})
@@ -195,6 +201,7 @@ class FinetuneRecipe:
     training: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
+        self.training = _read_no(self.training)
         if not self.data:
             raise ValueError("`data` is empty: there is nothing to train on")
         for label, sources in (("data", self.data), ("evaluation", self.evaluation)):
@@ -278,6 +285,7 @@ class Recipe:
     finetune: FinetuneRecipe | None = None
 
     def __post_init__(self):
+        self.training = _read_no(self.training)
         if self.model is None and self.stage0 is None:
             raise ValueError("needs `model` or `stage0`")
         if self.finetune is not None and (self.stages or self.stage0 is not None or self.adapters):

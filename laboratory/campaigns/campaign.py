@@ -108,7 +108,9 @@ def attempt(function: Callable[[], object], patience: float = 5.0) -> str:
     except FORESEEN as error:
         _check_message(type(error).__name__, str(error))
         outcome = "refused"
-    except Exception as error:
+    except BaseException as error:  # panics of libraries in Rust are no `Exception`s
+        if isinstance(error, KeyboardInterrupt):
+            raise
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(place.filename).name}:{place.lineno}"
         raise AssertionError(f"{type(error).__name__} at {where}: {str(error)[:300]}") from error

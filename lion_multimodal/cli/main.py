@@ -44,14 +44,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # who reads the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except Exception as error:
+    except BaseException as error:
+        # A panic of a library in Rust is no `Exception`.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         if os.environ.get("LION_TRACEBACK"):
             raise
         print(_describe(error), file=sys.stderr)
         return 1 if _is_foreseen(error) else 70
 
 
-def _is_foreseen(error: Exception) -> bool:
+def _is_foreseen(error: BaseException) -> bool:
     """Whether an error tells of arguments, files or the machine, and not of a fault in this program."""
     if isinstance(error, (ValueError, TypeError, OSError, ImportError, MemoryError)):
         return True
@@ -63,7 +66,7 @@ def _is_foreseen(error: Exception) -> bool:
     )
 
 
-def _describe(error: Exception) -> str:
+def _describe(error: BaseException) -> str:
     message = " ".join(str(error).split()) or type(error).__name__
     if _is_foreseen(error):
         return f"lion: error: {message}"

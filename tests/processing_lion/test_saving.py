@@ -193,6 +193,18 @@ def test_a_damaged_tokenizer_is_named(saved, tmp_path, content):
         LionProcessor.from_pretrained(folder)
 
 
+def test_a_tokenizer_that_makes_the_library_panic_is_named(saved, tmp_path):
+    """A panic is no `Exception`: it would end a program as Ctrl-C does."""
+    folder = tmp_path / "lion"
+    shutil.copytree(saved[0], folder)
+    file = folder / "tokenizer.json"
+    content = json.loads(file.read_text())
+    content["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": -0.5}
+    file.write_text(json.dumps(content))
+    with pytest.raises(OSError, match=r"the tokenizer in .* cannot be loaded"):
+        LionProcessor.from_pretrained(folder)
+
+
 def test_loading_asks_nothing(saved, tmp_path):
     """Beside a model's configuration with code of its own, and in a process that has imported the processor alone."""
     folder = tmp_path / "lion"

@@ -157,3 +157,12 @@ def test_numbers_are_read_as_people_write_them(tmp_path, number):
     path.write_text(f"output_dir: out\nmodel: base\ntraining: {{learning_rate: {number}, run_name: 1e-4b}}\n")
     recipe = Recipe.load(path, [f"training.weight_decay={number}"])
     assert recipe.training == {"learning_rate": float(number), "run_name": "1e-4b", "weight_decay": float(number)}
+
+
+def test_no_is_the_name_of_a_strategy(write):
+    """YAML reads it as False."""
+    recipe = Recipe.load(write(MINIMAL), ["training.save_strategy=no"])
+    assert recipe.training["save_strategy"] == "no"
+    finetune = {"data": [{"path": "rows"}], "training": {"eval_strategy": False, "bf16": False}}
+    recipe = Recipe.load(write({"model": "m", "output_dir": "o", "finetune": finetune}))
+    assert recipe.finetune.training == {"eval_strategy": "no", "bf16": False}

@@ -156,3 +156,18 @@ def test_an_empty_source_is_a_usage_error(capsys):
         main(["tag", "", "--output", "x.jsonl"])
     assert stopped.value.code == 2
     assert "must not be empty" in capsys.readouterr().err
+
+
+def test_a_panic_of_a_library_is_told_in_a_line(capsys, monkeypatch):
+    from lion_multimodal.cli import predict
+
+    class PanicException(BaseException):
+        """As pyo3's, which cannot be imported."""
+
+    def fail(args):
+        raise PanicException("not a number")
+
+    monkeypatch.setattr(predict, "run", fail)
+    assert main(["predict", str(SCENE)]) == 70
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("lion: internal error: PanicException: not a number")

@@ -230,6 +230,15 @@ def test_tokenizers_must_fit(tmp_path):
     assert "tokenizer: that of bert has 608 tokens with [DEC], and the Q-Former 609 embeddings" in problems_of(files)
 
 
+def test_a_damaged_tokenizer_is_named(tmp_path):
+    files = write_official(tmp_path)
+    (files.text_model / "tokenizer.json").write_text(
+        '{"normalizer": {"type": "Precompiled", "precompiled_charsmap": 1}}'
+    )
+    with pytest.raises(OSError, match=r"the tokenizer in .*flan-t5 cannot be loaded"):
+        OfficialConversion(files)
+
+
 def test_code_that_a_tokenizer_names_is_neither_run_nor_named_again(tmp_path):
     files = write_official(tmp_path)
     qformer_tokenizer = Path(shutil.copytree(files.qformer_tokenizer, tmp_path / "bert"))
