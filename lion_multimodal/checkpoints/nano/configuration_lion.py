@@ -377,4 +377,4 @@ _PRESETS: dict[str, dict] = {
 }
 
 
-# Made by write_code, of all code in this folder: 7093f9e8d9136a278009817c3afcb229
+# Made by write_code, of all code in this folder: 7102403fe0272841fa3aaa4230670f7b

@@ -672,6 +672,7 @@ if False:  # Never runs: names the files that belong to this one, for transforme
     from .image_loading_lion import __name__ as _
     from .image_processing_lion import __name__ as _
     from .levels_lion import __name__ as _
+    from .panics_lion import __name__ as _
     from .processing_lion import __name__ as _
     from .prompts_lion import __name__ as _
     from .remote_code_lion import __name__ as _

@@ -21,6 +21,7 @@ from .grounding_lion import label_boxes, to_pixels
 from .image_loading_lion import ImageSource
 from .image_processing_lion import LionImageProcessor
 from .levels_lion import LEVELS, infer_level
+from .panics_lion import panics_as_errors
 from .prompts_lion import SOFT_PROMPT_TOKEN, format_tags
 from .remote_code_lion import PROCESSOR_CODE, write_code
 
@@ -709,9 +710,10 @@ def _load_tokenizer(repo: str | os.PathLike, subfolder: str, kwargs: dict[str, A
     # With a configuration given, AutoTokenizer does not read the model's, whose code would need the user's consent.
     settings = {"config": PretrainedConfig(), "trust_remote_code": False, **kwargs}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(repo, subfolder=subfolder, **settings)
-        _restore_normalizer(tokenizer, repo, subfolder, kwargs)
-        return tokenizer
+        with panics_as_errors():
+            tokenizer = AutoTokenizer.from_pretrained(repo, subfolder=subfolder, **settings)
+            _restore_normalizer(tokenizer, repo, subfolder, kwargs)
+            return tokenizer
     except (MemoryError, ImportError):
         raise
     except Exception as error:  # the tokenizers library raises plain exceptions on damaged files
@@ -926,5 +928,6 @@ if False:  # Never runs: names the files that belong to this one, for transforme
     from .image_processing_lion import __name__ as _
     from .remote_code_lion import __name__ as _
     from .grounding_lion import __name__ as _
+    from .panics_lion import __name__ as _
     from .prompts_lion import __name__ as _
     from .levels_lion import __name__ as _

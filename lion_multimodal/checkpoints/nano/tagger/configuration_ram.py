@@ -257,4 +257,4 @@ def _validate_swin(config: SwinConfig) -> None:
 __all__ = ["RamConfig"]
 
 
-# Made by write_code, of all code in this folder: 8e5959a4795b675bf4c016045f70226e
+# Made by write_code, of all code in this folder: 36611eee0d851dd72a96841905ceef53

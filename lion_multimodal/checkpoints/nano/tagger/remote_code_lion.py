@@ -18,6 +18,7 @@ IMAGE_PROCESSOR_CODE = (
 PROCESSOR_CODE = (
     *IMAGE_PROCESSOR_CODE,
     "processing_lion/grounding_lion.py",
+    "processing_lion/panics_lion.py",
     "processing_lion/processing_lion.py",
     "processing_lion/prompts_lion.py",
     "processing_lion/levels_lion.py",
