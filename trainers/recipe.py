@@ -182,11 +182,14 @@ class FinetuneRecipe:
             `"adapters"` (as stage 3 continued), `"lora"` (LoRA on the LLM), or `"full"` (all but the vision tower).
         train (`list[str]`, *optional*):
             Which of LION's parts are trained: `"adapters"`, `"routers"`, `"connectors"` (Q-Former, aggregator and their
-            projections), `"soft_prompt"`. Defaults to all with `"adapters"`, to none with `"lora"`.
+            projections), `"soft_prompt"`. Defaults to adapters and routers with `"adapters"`, to none with `"lora"`.
         precision (`str`, *optional*, defaults to `"auto"`):
             Of the base: `"float32"`, `"bfloat16"` or `"4bit"` (bitsandbytes); what is trained beside it stays in
             float32. `"auto"` is bfloat16 on a GPU that has it, else float32, and always float32 with `"full"`.
         lora (`dict`): Fields of `peft.LoraConfig`.
+        rehearsal (`float`, *optional*, defaults to 2.0):
+            Against forgetting: rows beside each row of the data that hold what the base answers to other questions
+            about the same images; at most 20,000 in all. 0 for none, as with data that are streamed.
         hold_out (`bool`, *optional*, defaults to `True`): Whether rows are set aside where `evaluation` is empty.
         training (`dict`): Fields of `LionSFTConfig`, over those of the recipe.
     """
@@ -197,11 +200,14 @@ class FinetuneRecipe:
     train: list[str] | None = None
     precision: Literal["auto", "float32", "bfloat16", "4bit"] = "auto"
     lora: dict[str, Any] = field(default_factory=dict)
+    rehearsal: float = 2.0
     hold_out: bool = True
     training: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
         self.training = _read_no(self.training)
+        if not (isinstance(self.rehearsal, (int, float)) and 0 <= self.rehearsal <= 100):
+            raise ValueError(f"`rehearsal` must be a number from 0 to 100, got {self.rehearsal!r:.100}")
         if not self.data:
             raise ValueError("`data` is empty: there is nothing to train on")
         for label, sources in (("data", self.data), ("evaluation", self.evaluation)):
@@ -222,7 +228,7 @@ class FinetuneRecipe:
         """LION's parts that are trained."""
         if self.train is not None:
             return list(self.train)
-        return [] if self.method == "lora" else list(FINETUNE_PARTS)
+        return [] if self.method == "lora" else list(FINETUNE_PARTS[:2])
 
 
 @dataclass

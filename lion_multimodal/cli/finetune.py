@@ -46,8 +46,15 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--train",
         metavar="PART[,PART]",
-        help="which of LION's parts are trained: adapters, routers, connectors, soft_prompt (default: all, with lora "
-        "none)",
+        help="which of LION's parts are trained: adapters, routers, connectors, soft_prompt (default: "
+        "adapters,routers; with lora none)",
+    )
+    parser.add_argument(
+        "--rehearsal",
+        type=float,
+        metavar="RATIO",
+        help="against forgetting: rows of what the base answers about the same images, for each row of the data "
+        "(default: 2; 0 for none)",
     )
     parser.add_argument(
         "--precision", choices=["auto", "float32", "bfloat16", "4bit"], help="of the base (default: auto)"
@@ -120,7 +127,7 @@ def _with_options(content: dict[str, Any], args: argparse.Namespace) -> dict[str
         finetune["evaluation"] = [
             {**_source(path, args), **({"name": name} if name else {})} for name, path in map(_named, args.eval_data)
         ]
-    given = {"method": args.method, "precision": args.precision}
+    given = {"method": args.method, "precision": args.precision, "rehearsal": args.rehearsal}
     finetune |= {name: value for name, value in given.items() if value is not None}
     if args.train is not None:
         finetune["train"] = [part for part in args.train.split(",") if part]

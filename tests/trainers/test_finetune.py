@@ -101,6 +101,8 @@ def test_every_method_gives_what_everything_else_takes(tmp_path, finished_lion, 
     result = json.loads((directory / "finetune_result.json").read_text())
     assert result["steps"] == 3
     assert result["rows"] == 22
+    assert 0 < result["rehearsal"] <= 44
+    assert f"22 rows beside {result['rehearsal']} of what the base answers" in (directory / "report.md").read_text()
     assert set(result["figures"]["held out"]) == {"base", "tuned"}
     assert "| held out | loss |" in (directory / "report.md").read_text()
     assert (directory / "loss.png").is_file()
@@ -157,7 +159,8 @@ def test_parts_can_be_left_out(finished_lion, folder, tmp_path):
                 assert not any(sign in name for name in without), (method, part)
             assert not any("vision_model.encoder" in name for name in with_part)
     assert all("lora_" in name for name in names("lora", None))
-    everything = names("adapters", None)
+    assert all(".adapter." in name for name in names("adapters", None))
+    everything = names("adapters", list(signs))
     for part in ("qformer", "query_tokens", "language_projection", "aggregator_projection", "post_layernorm"):
         assert any(part in name for name in everything), part
 
@@ -282,8 +285,33 @@ def test_rows_are_held_out_by_whole_images(folder):
     assert hold_out(make_rows(3), seed=0)[1] is None
 
 
+def test_rehearsal_is_kept_for_the_same_data_and_can_be_left_out(tmp_path, finished_lion, folder):
+    def run(name, **fields):
+        directory = run_finetune(recipe_for(finished_lion, folder, tmp_path / name, {"max_steps": 1}, **fields))
+        return directory, json.loads((directory / "finetune_result.json").read_text())
+
+    first, _ = run("first")
+    own = (first / "rehearsal.jsonl").read_text()
+    said = '{"image": 1, "rows": [{"prompt": "p", "completion": "c", "level": "image_level", "tags": null}]}\n'
+    settings = json.loads((first / "rehearsal.json").read_text())
+    for name, data in (("same", settings["data"]), ("other", settings["data"] + 1)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "rehearsal.json").write_text(json.dumps({**settings, "data": data, "finished": False}))
+        (tmp_path / name / "rehearsal.jsonl").write_text(said)
+        run(name)
+    # A run that was killed goes on; what was said of other images is not used.
+    assert (tmp_path / "same" / "rehearsal.jsonl").read_text().startswith(said)
+    assert (tmp_path / "other" / "rehearsal.jsonl").read_text() == own
+    without, result = run("without", rehearsal=0)
+    assert result["rehearsal"] == 0
+    assert not (without / "rehearsal.jsonl").exists()
+    assert "beside" not in (without / "report.md").read_text()
+    with pytest.raises(ValueError, match="`rehearsal` must be a number from 0 to 100, got -1"):
+        recipe_for(finished_lion, folder, tmp_path, rehearsal=-1)
+
+
 def test_epochs_follow_the_number_of_rows():
-    assert [default_epochs(rows) for rows in (10, 100, 500, 1000, 10_000, 100_000)] == [60, 16, 3, 2, 1, 1]
+    assert [default_epochs(rows) for rows in (10, 100, 500, 1000, 10_000, 100_000)] == [60, 20, 4, 3, 1, 1]
 
 
 def test_two_processes_train_together(tmp_path, finished_lion, folder):

@@ -28,6 +28,7 @@ _OF_TRAINING = frozenset(
         "base_figures.json",
         "finetune_result.json",
         "recipe.json",
+        "rehearsal.json",
         "stage_result.json",
         "trainer_state.json",
         "training_args.json",
