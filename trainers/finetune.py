@@ -29,7 +29,7 @@ from modeling_lion import LionTagger, save_lion
 from modeling_lion.hub_lion import TAGGER_SUBFOLDER
 from modeling_lion.modeling_lion import LionForConditionalGeneration
 from modeling_lion.peft_lion import LionAdapterConfig, fold_adapters
-from processing_lion import LionProcessor
+from processing_lion import LionProcessor, parse_boxes
 from trainers.atomic import atomic_directory
 from trainers.datasets_lion import build_dataset
 from trainers.files import find_last_checkpoint, read_result, write_whole
@@ -493,7 +493,9 @@ def _figures(trainer: LionSFTTrainer, evaluation: Mapping[str, datasets.Dataset]
     found = {}
     for name, rows in evaluation.items():
         metrics = trainer.evaluate(rows, metric_key_prefix="eval")
-        wanted = ("loss", "exact_match", "box_accuracy")
+        wanted = ["loss", "exact_match", "box_accuracy"]
+        if all(parse_boxes(completions[0]) for completions in rows["completion"]):
+            wanted.remove("exact_match")  # of coordinates to the third decimal
         found[name] = {key: float(metrics[f"eval_{key}"]) for key in wanted if f"eval_{key}" in metrics}
     return found
 
