@@ -130,7 +130,8 @@ def test_every_method_gives_what_everything_else_takes(tmp_path, finished_lion, 
     merged = merge_adapter(directory, tmp_path / "merged", finished_lion)
     assert (merged / "tokenizer.json").is_file()
     # The rows of the batch are of both levels, and the routers differ: a merged model that lost them would show.
-    torch.testing.assert_close(logits(LionForConditionalGeneration.from_pretrained(merged), batch), expected)
+    after = logits(LionForConditionalGeneration.from_pretrained(merged), batch)
+    torch.testing.assert_close(after, expected, rtol=1e-5, atol=2e-5)
     with tuned.disable_adapter():
         torch.testing.assert_close(logits(tuned, batch), base)
     with pytest.raises(ValueError, match="exists already"):
