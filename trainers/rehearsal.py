@@ -12,7 +12,7 @@ import logging
 import math
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ _MOST_WORDS = 4  # of a phrase that can stand in a question
 _LONGEST_ANSWER = 64  # tokens
 _ARTICLE = re.compile(r"^(?:an?|the|some|one|two|three|four|five|several|many)\s+", re.IGNORECASE)
 _RELATIONS = ("to the left of", "to the right of", "above", "below")
+_CAPTIONS = (format_prompt("caption_short"), "Describe the image.", "What does the image show?")
 _PLACES = ("on the left", "on the right", "at the top", "at the bottom")
 
 
@@ -47,15 +48,23 @@ def phrases(caption: str, tags: Sequence[str] = ()) -> list[str]:
     return list(dict.fromkeys(short)) or list(tags) or ["object"]
 
 
-def questions(names: Sequence[str], tags: Sequence[str], words: Sequence[str], rng: random.Random) -> Iterator[str]:
+def questions(
+    names: Sequence[str],
+    tags: Sequence[str],
+    words: Sequence[str],
+    rng: random.Random,
+    trained: Collection[str] = (),
+) -> Iterator[str]:
     """
-    Instructions about an image, without end.
+    Instructions about an image, without end as long as there are any.
 
     Args:
         names (`Sequence[str]`): Phrases for what it shows, at least one.
         tags (`Sequence[str]`): Its tags; may be empty.
         words (`Sequence[str]`): Names of things in any image, of which some are not in this one.
         rng (`random.Random`): What they are drawn by.
+        trained (`Collection[str]`): Instructions that are about to be learnt anew, and are not asked: a model that is
+            to describe images in other words must not be taught its former ones at the same time.
     """
 
     def some() -> str:
@@ -97,7 +106,7 @@ def questions(names: Sequence[str], tags: Sequence[str], words: Sequence[str], r
         )
 
     def caption() -> str:
-        return rng.choice([format_prompt("caption_short"), "Describe the image.", "What does the image show?"])
+        return rng.choice(_CAPTIONS)
 
     def presence() -> str:
         name = rng.choice([word(), rng.choice(words)])
@@ -114,10 +123,14 @@ def questions(names: Sequence[str], tags: Sequence[str], words: Sequence[str], r
     def location() -> str:
         return format_prompt("rec", expression=f"the {rng.choice(names)}")
 
-    kinds = [caption, presence, number, attribute, attribute, attribute]
-    kinds += [relation] * 3 + [place] * 3 + [location] * 2
-    while True:
-        yield from (kind() for kind in rng.sample(kinds, len(kinds)))
+    kinds = [presence, number, attribute, attribute, attribute, *[relation] * 3, *[place] * 3, location, location]
+    if not set(_CAPTIONS) & set(trained):
+        kinds.append(caption)
+    barren = 0
+    while barren < 100:  # rounds, in which there was nothing left to ask
+        asked = [prompt for kind in rng.sample(kinds, len(kinds)) if (prompt := kind()) not in trained]
+        yield from asked
+        barren = 0 if asked else barren + 1
 
 
 def rehearse(
@@ -135,7 +148,8 @@ def rehearse(
     Args:
         model ([`LionForConditionalGeneration`]): Finished, not yet fine-tuned.
         processor ([`LionProcessor`]): Its processor.
-        rows (`datasets.Dataset`): With the column `image`, undecoded, whose images are asked about.
+        rows (`datasets.Dataset`): With the columns `image`, undecoded, whose images are asked about, and `prompt`, what
+            is not asked.
         count (`int`): How many questions are asked, at least; those about boxes that it answers with come on top.
         path (`str` or `Path`): JSON Lines: `image` (number of a row) and `rows` (`prompt`, `completion`, `level`,
             `tags`).
@@ -149,7 +163,7 @@ def rehearse(
     records = ResumableJsonl(path, _KEY, _FIELDS)
     records.recover()
     known = {record[_KEY] for record in records.records()}
-    asker = _Asker(model.eval(), processor, seed, per_image, tagger)
+    asker = _Asker(model.eval(), processor, seed, per_image, tagger, frozenset(rows["prompt"]))
     blocks = [images[start : start + _BATCH_SIZE] for start in range(0, len(images), _BATCH_SIZE)]
     for block in tqdm(blocks, "Rehearsing what the base answers"):
         if not known.issuperset(block):
@@ -188,9 +202,10 @@ class _Asker:
         seed: int,
         per_image: int,
         tagger: LionTagger | None,
+        trained: Collection[str],
     ):
         self.model, self.processor, self.tagger = model, processor, tagger
-        self.seed, self.per_image = seed, per_image
+        self.seed, self.per_image, self.trained = seed, per_image, trained
         levels = model.config.adapter_config.adapters
         self.finds_boxes = "region_level" in levels
 
@@ -234,7 +249,7 @@ class _Asker:
         words = sorted({word for n in numbers for word in (*tags[n], *(name.split()[-1] for name in names[n]))})
         asked: dict[str, list[tuple[int, str]]] = {level: [] for level in LEVELS}
         for n in numbers:
-            drawn = questions(names[n], tags[n], words, random.Random(f"{self.seed}/{n}"))
+            drawn = questions(names[n], tags[n], words, random.Random(f"{self.seed}/{n}"), self.trained)
             possible = (prompt for prompt in drawn if self.finds_boxes or infer_level(prompt) == "image_level")
             for prompt in itertools.islice(possible, self.per_image):
                 asked[infer_level(prompt)].append((n, prompt))
@@ -242,7 +257,7 @@ class _Asker:
         boxes = {(row["number"], row["completion"]) for row in found if parse_boxes(row["completion"])}
         if self.finds_boxes:
             described = [(n, format_prompt("reg", box=box)) for n, box in sorted(boxes)]
-            found += answer(described, "region_level")
+            found += answer([asked for asked in described if asked[1] not in self.trained], "region_level")
         by_image: dict[int, list[dict[str, Any]]] = {n: [] for n in numbers}
         for row in found:
             by_image[row.pop("number")].append(row)

@@ -66,6 +66,24 @@ def test_questions_are_of_all_kinds_and_of_the_right_level():
     assert all("Where is the" in prompt for prompt in elsewhere)
 
 
+@pytest.mark.parametrize(
+    ("trained", "gone"), [(["Describe the image."], "the image"), (["How many objects are there?"], "How many objects")]
+)
+def test_what_is_to_be_learnt_anew_is_not_asked(trained, gone):
+    def ask(trained):
+        drawn = questions(["red heart", "sun"], [], ["sun", "dog"], random.Random(0), trained)
+        return list(itertools.islice(drawn, 600))
+
+    def mentions(prompts):
+        others = ("Question", "In the image", "Is there", "Based on")
+        return [prompt for prompt in prompts if gone in prompt and not prompt.startswith(others)]
+
+    assert mentions(ask([]))
+    assert not mentions(ask(trained))
+    everything = set(itertools.islice(questions(["sun"], [], ["sun"], random.Random(0)), 20_000))
+    assert list(itertools.islice(questions(["sun"], [], ["sun"], random.Random(1), everything), 5)) == []
+
+
 def test_rows_hold_what_the_base_answers(nano, rows, tmp_path):
     model, processor = nano
     tagger = LionTagger.from_pretrained(checkpoints.path("nano"))
