@@ -15,7 +15,7 @@ from huggingface_hub import run_as_future
 from torch import nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, Trainer, TrainerCallback
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import HubStrategy, TrainOutput
@@ -261,7 +261,7 @@ class LionSFTTrainer(trl.SFTTrainer):
         try:
             super().train(resume_from_checkpoint=checkpoint)
         except _NothingLeftError:
-            self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
+            self.callback_handler.on_train_end(self.args, self.state, TrainerControl())
         finally:
             self.remove_callback(setup)
             self.is_in_train = False
