@@ -67,8 +67,7 @@ def questions(
             to describe images in other words must not be taught its former ones at the same time.
     """
 
-    def some() -> str:
-        name = rng.choice(names)
+    def shortened(name: str) -> str:
         return name.split()[-1] if rng.random() < 0.4 else name
 
     def word() -> str:
@@ -79,7 +78,7 @@ def questions(
 
     def relation() -> str:
         first, second = rng.sample(list(names), 2) if len(names) > 1 else (names[0], rng.choice(words))
-        first, second = (name.split()[-1] if rng.random() < 0.4 else name for name in (first, second))
+        first, second = shortened(first), shortened(second)
         between = rng.choice(_RELATIONS)
         return rng.choice(
             [
@@ -93,7 +92,7 @@ def questions(
         )
 
     def place() -> str:
-        name, where = some(), rng.choice(_PLACES)
+        name, where = shortened(rng.choice(names)), rng.choice(_PLACES)
         return rng.choice(
             [
                 ask(f"Is the {name} {where}?"),

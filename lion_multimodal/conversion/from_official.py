@@ -35,7 +35,7 @@ from modeling_lion.hub_lion import LION_AUTO_MAP, LION_PIPELINES, TAGGER_SUBFOLD
 from modeling_lion.modeling_lion import LionForConditionalGeneration
 from modeling_lion.modeling_ram import RamForImageTagging
 from processing_lion import LionImageProcessor, LionProcessor, add_qformer_bos_token
-from processing_lion.panics_lion import panics_as_errors
+from processing_lion.panics_lion import named_tokenizer_errors
 from processing_lion.remote_code_lion import LION_CODE, write_code
 from trainers.publishing.lion_card import CardFacts, render_card
 from trainers.publishing.selection import CARD
@@ -86,13 +86,8 @@ class OfficialFiles:
 
 def _load_tokenizer(directory: Path) -> Any:
     """A tokenizer of transformers' own, without the code that its files may name."""
-    try:
-        with panics_as_errors():
-            tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-    except (MemoryError, ImportError):
-        raise
-    except Exception as error:  # the tokenizers library raises plain exceptions on damaged files
-        raise OSError(f"the tokenizer in {directory} cannot be loaded: {type(error).__name__}: {error}") from error
+    with named_tokenizer_errors(directory):
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     # It would be written again, and name code of somebody else's repo, or none at all.
     tokenizer.init_kwargs.pop("auto_map", None)
     return tokenizer
