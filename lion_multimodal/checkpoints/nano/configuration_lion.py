@@ -377,4 +377,4 @@ _PRESETS: dict[str, dict] = {
 }
 
 
-# Made by write_code, of all code in this folder: 7102403fe0272841fa3aaa4230670f7b
+# Made by write_code, of all code in this folder: d67e9921c146271ec6b65ed10456915b

@@ -257,4 +257,4 @@ def _validate_swin(config: SwinConfig) -> None:
 __all__ = ["RamConfig"]
 
 
-# Made by write_code, of all code in this folder: 7102403fe0272841fa3aaa4230670f7b
+# Made by write_code, of all code in this folder: d67e9921c146271ec6b65ed10456915b

@@ -1,21 +1,25 @@
-"""Panics of libraries that are written in Rust (tokenizers, safetensors)."""
+"""What the tokenizers library does about damaged files, as errors that name them."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 @contextmanager
-def panics_as_errors() -> Iterator[None]:
+def named_tokenizer_errors(where: str | os.PathLike) -> Iterator[None]:
     """
-    A damaged file can make such a library panic, which Python sees as a `BaseException` that `except Exception` lets
+    The library raises plain exceptions, or panics, which Python sees as a `BaseException` that `except Exception` lets
     through, as if somebody had pressed Ctrl-C.
 
     Raises:
-        RuntimeError: in a panic's place, with its message.
+        OSError: in their place, with the tokenizer's folder.
     """
     try:
         yield
+    except (MemoryError, ImportError):
+        raise
     except BaseException as error:
-        if type(error).__name__ != "PanicException":  # of `pyo3_runtime`, which cannot be imported
+        # (Of `pyo3_runtime`, which cannot be imported.)
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        raise RuntimeError(str(error)) from error
+        raise OSError(f"the tokenizer in {where} cannot be loaded: {type(error).__name__}: {error}") from error

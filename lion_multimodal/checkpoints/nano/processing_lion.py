@@ -21,7 +21,7 @@ from .grounding_lion import label_boxes, to_pixels
 from .image_loading_lion import ImageSource
 from .image_processing_lion import LionImageProcessor
 from .levels_lion import LEVELS, infer_level
-from .panics_lion import panics_as_errors
+from .panics_lion import named_tokenizer_errors
 from .prompts_lion import SOFT_PROMPT_TOKEN, format_tags
 from .remote_code_lion import PROCESSOR_CODE, write_code
 
@@ -709,16 +709,10 @@ def _batch_feature(data: dict[str, Any], return_tensors: str | None) -> LionBatc
 def _load_tokenizer(repo: str | os.PathLike, subfolder: str, kwargs: dict[str, Any]) -> Any:
     # With a configuration given, AutoTokenizer does not read the model's, whose code would need the user's consent.
     settings = {"config": PretrainedConfig(), "trust_remote_code": False, **kwargs}
-    try:
-        with panics_as_errors():
-            tokenizer = AutoTokenizer.from_pretrained(repo, subfolder=subfolder, **settings)
-            _restore_normalizer(tokenizer, repo, subfolder, kwargs)
-            return tokenizer
-    except (MemoryError, ImportError):
-        raise
-    except Exception as error:  # the tokenizers library raises plain exceptions on damaged files
-        where = os.path.join(repo, subfolder)
-        raise OSError(f"the tokenizer in {where} cannot be loaded: {type(error).__name__}: {error}") from error
+    with named_tokenizer_errors(os.path.join(repo, subfolder)):
+        tokenizer = AutoTokenizer.from_pretrained(repo, subfolder=subfolder, **settings)
+        _restore_normalizer(tokenizer, repo, subfolder, kwargs)
+        return tokenizer
 
 
 def _restore_normalizer(tokenizer: Any, repo: str | os.PathLike, subfolder: str, kwargs: dict[str, Any]) -> None:
