@@ -6,9 +6,12 @@ import sys
 from typing import Any
 
 import transformers  # before what is imported next: transformers 5 puts a second module in this one's place then
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor
+from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.models import auto
 from transformers.models.auto import modeling_auto
+
+# From its module: without torchvision, some of transformers 5 hold a placeholder for it that fails at every touch.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from configuration_lion.configuration_lion import LionConfig
 from configuration_lion.configuration_ram import RamConfig

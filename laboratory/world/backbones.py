@@ -15,7 +15,6 @@ Six phases, each a run of `transformers.Trainer` that can be resumed; `connector
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -315,13 +314,11 @@ class Phases:
         is_trained: Callable[[str], bool] = lambda name: True,
         learning_rate: float | None = None,
         decay_steps: int | None = None,
-        parts: int = 1,
     ) -> None:
         """Train `teacher`'s parameters that `is_trained` names; keep the state of `learner`, a part of it.
 
         The learning rate falls along a cosine, or stays as it is until the last `decay_steps`: a run of which nobody
-        knows how long it takes can then be ended at any time. Each step takes `parts` batches, one after the other or
-        (under `torchrun`) side by side.
+        knows how long it takes can then be ended at any time.
         """
         directory = self.output_dir / phase
         finished = directory / _WEIGHTS
@@ -346,8 +343,6 @@ class Phases:
             report_to=[],
             remove_unused_columns=False,
             use_cpu=not torch.cuda.is_available(),
-            gradient_accumulation_steps=max(1, parts // int(os.environ.get("WORLD_SIZE", "1"))),
-            ddp_find_unused_parameters=False,
         )
         trainer = _InOrder(teacher, args, train_dataset=batches, data_collator=_the_one)
         checkpoint = get_last_checkpoint(directory) if directory.is_dir() else None

@@ -155,12 +155,18 @@ def encode_instructions(
 
 def pixel_values(scenes: Sequence[Scene], mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
     """Normalised images of scenes, `(B, 3, H, W)` float32. They have the model's size: nothing is resized."""
-    pictures = np.stack([np.asarray(render(scene), dtype=np.float32) for scene in scenes]) / 255
-    return (
-        torch.from_numpy((pictures - np.asarray(mean, "float32")) / np.asarray(std, "float32"))
-        .permute(0, 3, 1, 2)
-        .contiguous()
-    )
+    return normalize(draw(scenes), mean, std)
+
+
+def draw(scenes: Sequence[Scene]) -> np.ndarray:
+    """Images of scenes, `(B, H, W, 3)` uint8."""
+    return np.stack([np.asarray(render(scene)) for scene in scenes])
+
+
+def normalize(pictures: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """What [`draw`] gives -> `(B, 3, H, W)` float32."""
+    values = (pictures.astype(np.float32) / 255 - np.asarray(mean, "float32")) / np.asarray(std, "float32")
+    return torch.from_numpy(values).permute(0, 3, 1, 2).contiguous()
 
 
 def stack_targets(targets: Sequence[ObjectTargets]) -> dict[str, torch.Tensor]:

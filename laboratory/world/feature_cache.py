@@ -4,8 +4,8 @@ The stages on features that the frozen tower has computed once.
     python -m laboratory.world.feature_cache --config laboratory/recipes/nano_staged.yaml
 
 does what `lion train all` does with a recipe whose data are the world's, in less time: every picture is drawn and goes
-through the tower once, not once for each question and epoch. Rows, their order, optimiser and results are the same but
-for rounding, and either of the two goes on where the other stopped.
+through the tower once, not once for each question and epoch, and all cores draw. Rows, their order, optimiser and
+results are the same but for rounding, and either of the two goes on where the other stopped.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from transformers.trainer_utils import set_seed
 
-from laboratory.world.batches import pixel_values
+from laboratory.world.batches import draw, normalize
 from laboratory.world.dataset import generate_rows, world_scenes
 from laboratory.world.scene import Scene, sample_scene
+from laboratory.world.side_by_side import side_by_side
 from modeling_lion.modeling_lion import LionForConditionalGeneration, LionVisionModel
 from processing_lion import LionProcessor
 from processing_lion.image_processing_lion import CLIP_MEAN, CLIP_STD
@@ -53,7 +54,9 @@ class CachedVisionModel(LionVisionModel):
 
     def forward(self, pixel_values, kept_blocks=(), interpolate_pos_encoding=False):
         pictures = pixel_values[:, 0].long()
-        dtype = self.post_layernorm.weight.dtype
+        dtype, device = self.post_layernorm.weight.dtype, pictures.device
+        if next(iter(self.features.values())).device != device:
+            self.features = {block: values.to(device) for block, values in self.features.items()}
         kept = {block: self.features[block][pictures].to(dtype) for block in kept_blocks}
         return self.post_layernorm(self.features[len(self.encoder.layers) - 1][pictures].to(dtype)), kept
 
@@ -80,10 +83,10 @@ def tower_features(
         *config.aggregator_config.context_layers,
     }
     parts: dict[int, list[torch.Tensor]] = {block: [] for block in blocks}
-    for start in range(0, len(scenes), _BATCH):
-        pixels = pixel_values(scenes[start : start + _BATCH], CLIP_MEAN, CLIP_STD)
+    for pictures in side_by_side(draw, [(scenes[start : start + _BATCH],) for start in range(0, len(scenes), _BATCH)]):
+        pixels = normalize(pictures, CLIP_MEAN, CLIP_STD).to(tower.device)
         for block, values in tower(pixels, kept_blocks=blocks)[1].items():
-            parts[block].append(values.to(dtype))
+            parts[block].append(values.to(dtype).cpu())
     return {block: torch.cat(values) for block, values in parts.items()}
 
 
@@ -94,7 +97,7 @@ def kept_features(
     known = zlib.crc32(repr([(scene.seed, len(scene.objects)) for scene in scenes]).encode())
     for name, value in lion.vision_model.state_dict().items():
         if "post_layernorm" not in name:
-            known = zlib.crc32(value.float().numpy().tobytes(), known)
+            known = zlib.crc32(value.float().cpu().numpy().tobytes(), known)
     path = directory / f"{known:08x}.safetensors"
     with PartialState().main_process_first():
         if not path.is_file():
@@ -150,19 +153,25 @@ def numbered_rows(sources: Sequence[SourceRecipe]) -> tuple[datasets.Dataset, li
         kwargs = dict(source.builder_kwargs)
         seeds, options = world_scenes(**kwargs)
         numbers = {seed: len(scenes) + index for index, seed in enumerate(seeds)}
-        known = {seed: sample_scene(seed, options["num_objects"], options["most_objects"]) for seed in seeds}
-        scenes += known.values()
-        for row in generate_rows(seeds, **options, pictures=False):
-            rows.append(
-                {
-                    "image": numbers[row["seed"]],
-                    "prompt": row["prompt"],
-                    "completion": row["completion"],
-                    "tags": row["tags"] if source.tags == "column" else None,
-                    "level": row["level"],
-                }
-            )
+        calls = [(seeds[start : start + _BATCH], options) for start in range(0, len(seeds), _BATCH)]
+        for made, shown in side_by_side(_rows_and_scenes, calls):
+            scenes += shown
+            for row in made:
+                row["image"] = numbers[row["image"]]
+                if source.tags != "column":
+                    row["tags"] = None
+            rows += made
     return datasets.Dataset.from_list(rows), scenes
+
+
+def _rows_and_scenes(seeds: range, options: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[Scene]]:
+    """Rows whose `image` is the scene's seed, and the scenes."""
+    scenes = [sample_scene(seed, options["num_objects"], options["most_objects"]) for seed in seeds]
+    rows = [
+        {"image": row["seed"], **{name: row[name] for name in ("prompt", "completion", "tags", "level")}}
+        for row in generate_rows(seeds, **options, pictures=False)
+    ]
+    return rows, scenes
 
 
 def run_cached_stage(recipe: Recipe, stage: Stage, resume: bool = False) -> Path:
@@ -181,7 +190,7 @@ def run_cached_stage(recipe: Recipe, stage: Stage, resume: bool = False) -> Path
     rows, scenes = numbered_rows(recipe.sources(stage))
     model = stage_model(recipe, stage, base)
     lion = model.get_base_model()
-    use_features(lion, kept_features(lion, scenes, Path(recipe.output_dir) / "features"))
+    use_features(lion, kept_features(lion.to(args.device), scenes, Path(recipe.output_dir) / "features"))
     trainer = LionSFTTrainer(
         model, args, train_dataset=rows, processing_class=processor, data_collator=NumberedCollator(processor)
     )

@@ -37,13 +37,12 @@ from laboratory.world.batches import (
 from laboratory.world.dataset import LEVELS
 from laboratory.world.initialization import initialize_by_similarity
 from laboratory.world.language import CAPTION_PROMPTS, TASKS, Sample, scene_caption
+from laboratory.world.literacy import ExercisePool, LiteracyBatches, LiteracyTeacher
 from laboratory.world.scene import SPLITS, sample_scene
 from laboratory.world.targets import patch_targets, slot_targets
 from laboratory.world.teachers import TaggerTeacher, TowerTeacher
 from laboratory.world.text_tasks import (
     Exercise,
-    LiteracyBatches,
-    LiteracyTeacher,
     SymbolVocabulary,
     sample_exercises,
     scene_symbols,
@@ -59,7 +58,7 @@ from trainers.stages import Q_FORMER_PARTS
 
 logger = logging.getLogger(__name__)
 
-STEPS = {"tower": 4000, "tagger": 1600, "literacy": 4000, "alignment": 300}
+STEPS = {"tower": 4000, "tagger": 1600, "literacy": 5800, "alignment": 300}
 """Optimiser steps of each phase."""
 
 MOST_OBJECTS = 3
@@ -69,10 +68,9 @@ NUM_SLOTS = 4
 """Query tokens: one an object, and one to spare."""
 
 _FIRST_SCENES = {phase: 100_000_000 * number for number, phase in enumerate(STEPS)}
-_LEARNING_RATES = {"tower": 1.5e-3, "tagger": 2e-3, "literacy": 1e-3, "alignment": 2e-3}
-_BATCH, _ALIGNMENT_BATCH = 64, 32
-# Batches of a step of literacy, which up to as many processes share.
-_PARTS = 4
+_LEARNING_RATES = {"tower": 1.5e-3, "tagger": 2e-3, "literacy": 2e-3, "alignment": 2e-3}
+_BATCH, _ALIGNMENT_BATCH, _LITERACY_BATCH = 64, 32, 1024
+_LITERACY_SCENES = 150_000
 _RIDGE_SCENES = 3000
 _RIDGE_PENALTY = 1.0
 
@@ -138,18 +136,18 @@ class StagedPhases(Phases):
             batches = self._patches(phase, lion.config.vision_config.patch_size)
             self.train(phase, TowerTeacher(lion), lion.vision_model, batches, learning_rate=rate)
         elif phase == "literacy":
-            batches = LiteracyBatches(
-                _PARTS * self.steps[phase],
-                _FIRST_SCENES[phase],
-                2,
+            logger.info("Making exercises of %d scenes.", _LITERACY_SCENES)
+            pool = ExercisePool.make(
                 self.processor,
-                exercises=5,
-                num_slots=lion.config.num_query_tokens,
-                most_objects=MOST_OBJECTS,
+                _LITERACY_SCENES,
+                _FIRST_SCENES[phase],
+                lion.config.num_query_tokens,
+                MOST_OBJECTS,
             )
+            batches = LiteracyBatches(pool, self.steps[phase], _LITERACY_BATCH, self.seed)
             teacher = LiteracyTeacher(lion, vocabulary)
-            is_trained, decay_steps = _begins_with("language_model"), max(1, self.steps[phase] // 8)
-            self.train(phase, teacher, lion.language_model, batches, is_trained, rate, decay_steps, _PARTS)
+            is_trained, decay_steps = _begins_with("language_model"), max(1, self.steps[phase] // 6)
+            self.train(phase, teacher, lion.language_model, batches, is_trained, rate, decay_steps)
         else:
             self.load_tower(lion)
             batches = AlignmentBatches(
@@ -308,7 +306,7 @@ def examine_literacy(phases: StagedPhases, samples: int, split: str = "test") ->
     lion, vocabulary = phases.build_student()
     lion.language_model.load_state_dict(phases.weights("literacy"))
     exam = literacy_exam(samples, lion.config.num_query_tokens, split)
-    return score_literacy(LiteracyTeacher(lion, vocabulary).eval(), phases.processor, exam)
+    return score_literacy(lion.eval(), vocabulary, phases.processor, exam)
 
 
 def literacy_exam(samples: int, num_slots: int, split: str = "validation") -> list[Exercise]:

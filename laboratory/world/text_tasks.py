@@ -23,12 +23,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from laboratory.world.batches import WorldBatches, encode_instructions
-from laboratory.world.dataset import LEVELS, ask, noisy_tags
+from laboratory.world.batches import encode_instructions
 from laboratory.world.language import COLORS, TAGS, Sample, coordinate
-from laboratory.world.scene import GLYPHS, IMAGE_SIZE, Scene, sample_scene
+from laboratory.world.scene import GLYPHS, IMAGE_SIZE, Scene
 from laboratory.world.targets import random_rotation
 from laboratory.world.tokenizer import COORDINATES, WORDS
 from modeling_lion.modeling_lion import LionForConditionalGeneration
@@ -55,8 +53,6 @@ SCENE_TASK_WEIGHTS = {
 _SIDES = ("left", "top", "right", "bottom")
 _MOST_SYMBOLS = 8
 _SYMBOL_NOISE = 0.15
-_TAG_SENTENCES = 0.1
-_MISSING_TAGS, _WRONG_TAGS = 0.04, 0.12
 # Words of the instructions below are no names.
 _ASKING = set("a the of is are at what which write numbers list box read has where locate describe region".split())
 NAMES = tuple(
@@ -220,54 +216,6 @@ def sample_exercises(rng: np.random.Generator, count: int) -> list[Exercise]:
     return [_pick(rng, family)(rng) for _ in range(count)]
 
 
-class LiteracyBatches(WorldBatches):
-    """
-    Scenes in words with several questions each, and beside them exercises without a scene.
-
-    Args:
-        num_batches, first_scene, num_scenes: See [`~laboratory.world.batches.WorldBatches`].
-        processor ([`LionProcessor`]): For the texts.
-        questions (`int`): Questions a scene.
-        exercises (`int`): Exercises a batch.
-        num_slots (`int`): Object slots of a scene in words.
-        most_objects (`int`, *optional*): Objects of the fullest scene.
-    """
-
-    def __init__(
-        self,
-        num_batches: int,
-        first_scene: int,
-        num_scenes: int,
-        processor: LionProcessor,
-        questions: int = 4,
-        exercises: int = 12,
-        num_slots: int = 4,
-        most_objects: int | None = None,
-    ):
-        super().__init__(num_batches, first_scene, num_scenes)
-        self.processor, self.questions, self.exercises = processor, questions, exercises
-        self.num_slots, self.most_objects = num_slots, most_objects
-
-    def make(self, index, seeds):
-        rng = np.random.default_rng([self.first_scene, index])
-        scenes = [sample_scene(seed, most_objects=self.most_objects) for seed in seeds]
-        tasks = [task for task in LEVELS["image_level"] for _ in range(SCENE_TASK_WEIGHTS[task])]
-        asked = []
-        for scene in scenes:
-            symbols = scene_symbols(scene, self.num_slots)
-            for sample in ask(scene, tasks, self.questions):
-                asked.append(Exercise(sample.prompt, sample.completion, symbols, sample.task))
-        tags = None
-        if rng.random() < _TAG_SENTENCES:
-            noisy = (noisy_tags(scene, _MISSING_TAGS, _WRONG_TAGS) for scene in scenes)
-            tags = [row for row in noisy for _ in range(self.questions)]
-        others = sample_exercises(rng, self.exercises)
-        return {
-            "scenes": encode_exercises(self.processor, asked, tags),
-            "exercises": encode_exercises(self.processor, others),
-        }
-
-
 def encode_exercises(
     processor: LionProcessor, exercises: Sequence[Exercise], tags: Sequence[Sequence[str]] | None = None
 ) -> dict[str, torch.Tensor]:
@@ -369,39 +317,26 @@ class SymbolVocabulary(nn.Module):
         return vectors + self.nothing * empty
 
 
-class LiteracyTeacher(nn.Module):
-    """Teaches the language model from a batch of [`LiteracyBatches`]."""
-
-    def __init__(self, lion: LionForConditionalGeneration, vocabulary: SymbolVocabulary):
-        super().__init__()
-        self.lion, self.vocabulary = lion, vocabulary
-
-    def forward(self, scenes: dict[str, torch.Tensor], exercises: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The two halves of a batch."""
-        return {"loss": self._loss(**scenes) + self._loss(**exercises)}
-
-    def encoder_inputs(
-        self, batch: Mapping[str, torch.Tensor], noise: float = _SYMBOL_NOISE
-    ) -> dict[str, torch.Tensor]:
-        """What the language model's encoder reads."""
-        symbols = self.vocabulary(
-            batch["symbol_words"], batch["symbol_numbers"], batch["symbol_place"], batch["symbol_slot"]
-        )
-        symbols = symbols + noise * torch.randn_like(symbols)
-        embeds = self.lion.get_input_embeddings()(batch["input_ids"])
-        return {
-            "inputs_embeds": torch.cat([symbols, embeds], dim=1),
-            "attention_mask": torch.cat([batch["symbol_mask"], batch["attention_mask"]], dim=1),
-        }
-
-    def _loss(self, labels: torch.Tensor, **batch: torch.Tensor) -> torch.Tensor:
-        logits = self.lion.language_model(**self.encoder_inputs(batch), labels=labels).logits
-        return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
+def encoder_inputs(
+    lion: LionForConditionalGeneration,
+    vocabulary: SymbolVocabulary,
+    batch: Mapping[str, torch.Tensor],
+    noise: float = _SYMBOL_NOISE,
+) -> dict[str, torch.Tensor]:
+    """What the language model's encoder reads for what [`encode_exercises`] gives."""
+    symbols = vocabulary(batch["symbol_words"], batch["symbol_numbers"], batch["symbol_place"], batch["symbol_slot"])
+    symbols = symbols + noise * torch.randn_like(symbols)
+    embeds = lion.get_input_embeddings()(batch["input_ids"])
+    return {
+        "inputs_embeds": torch.cat([symbols, embeds], dim=1),
+        "attention_mask": torch.cat([batch["symbol_mask"], batch["attention_mask"]], dim=1),
+    }
 
 
 @torch.no_grad()
 def score_literacy(
-    teacher: LiteracyTeacher,
+    lion: LionForConditionalGeneration,
+    vocabulary: SymbolVocabulary,
     processor: LionProcessor,
     exercises: Sequence[Exercise],
     batch_size: int = 100,
@@ -410,8 +345,8 @@ def score_literacy(
     correct: dict[str, list[bool]] = {}
     for start in range(0, len(exercises), batch_size):
         chosen = exercises[start : start + batch_size]
-        inputs = teacher.encoder_inputs(encode_exercises(processor, chosen), noise=0.0)
-        ids = teacher.lion.language_model.generate(**inputs, max_new_tokens=32, num_beams=1, do_sample=False)
+        inputs = encoder_inputs(lion, vocabulary, encode_exercises(processor, chosen), noise=0.0)
+        ids = lion.language_model.generate(**inputs, max_new_tokens=32, num_beams=1, do_sample=False)
         for item, answer in zip(chosen, processor.batch_decode(ids, skip_special_tokens=True)):
             correct.setdefault(item.task, []).append(answer.strip() == item.completion)
     return {task: (float(np.mean(values)), len(values)) for task, values in sorted(correct.items())}

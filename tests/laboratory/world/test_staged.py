@@ -43,6 +43,8 @@ def base(tmp_path_factory):
         save_file(part.state_dict(), directory / phase / "weights.safetensors")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(staged, "_RIDGE_SCENES", 60)
+        patch.setattr(staged, "_LITERACY_SCENES", 50)
+        patch.setattr(staged, "_LITERACY_BATCH", 32)
         patch.setattr("laboratory.world.backbones.calibrate_thresholds", lambda tagger: [0.5] * len(tagger.config.tags))
         path = pretrain_staged_base(directory, resume=True, steps={"literacy": 1, "alignment": 1}, save_steps=1)
         assert pretrain_staged_base(directory, resume=True) == path
@@ -73,8 +75,10 @@ def test_the_base_has_no_adapters_and_a_new_aggregator(base):
     assert not torch.equal(literate["shared.weight"], aligned["language_model.shared.weight"])
 
 
-def test_literacy_goes_on_where_it_was_killed(base, tmp_path):
+def test_literacy_goes_on_where_it_was_killed(base, tmp_path, monkeypatch):
     # The embeddings of T5 have three names, of which a checkpoint holds one.
+    monkeypatch.setattr(staged, "_LITERACY_SCENES", 50)
+    monkeypatch.setattr(staged, "_LITERACY_BATCH", 32)
     before = base.parent
     for phase in ("tower", "tagger", "alignment", "processor", "tokenizers"):
         shutil.copytree(before / phase, tmp_path / phase)

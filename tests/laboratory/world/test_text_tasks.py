@@ -12,8 +12,6 @@ from laboratory.world.text_tasks import (
     EXERCISES,
     MOST_NUMBERS,
     NAMES,
-    LiteracyBatches,
-    LiteracyTeacher,
     SymbolVocabulary,
     encode_exercises,
     list_text,
@@ -74,23 +72,6 @@ def test_no_symbol_ties_a_box_to_a_thing(seed):
     assert all(not symbol.numbers for symbol in scene_symbols(sample_scene(seed), 4))
 
 
-def test_scenes_are_asked_for_the_image_level_alone(processor):
-    data = LiteracyBatches(2, 0, 6, processor)
-    texts = processor.batch_decode(data[1]["scenes"]["input_ids"], skip_special_tokens=True)
-    assert not [text for text in texts if "[" in text or "coordinates" in text or "locate" in text]
-    numbers = data[1]["scenes"]["symbol_numbers"]
-    assert (numbers == -1).all()
-
-
-def test_a_batch_of_a_number_is_always_the_same(processor):
-    data = LiteracyBatches(3, 7, 2, processor, most_objects=2)
-    first, again, other = data[2], data[2], data[1]
-    for part in ("scenes", "exercises"):
-        assert all(torch.equal(first[part][name], again[part][name]) for name in first[part])
-    assert not torch.equal(first["scenes"]["symbol_place"], other["scenes"]["symbol_place"])
-    assert (first["scenes"]["symbol_place"].ne(0).any(-1).sum(1) <= 2).all()
-
-
 def test_every_exercise_is_one_token_a_number(processor):
     for family in EXERCISES.values():
         for make in family:
@@ -132,18 +113,7 @@ def test_numbers_of_a_list_are_turned_by_their_places(vocabulary):
     assert torch.allclose(pack(3, 9) - pack(3), pack(4, 9) - pack(4), atol=1e-4)
 
 
-def test_the_teacher_trains_the_language_model(lion, vocabulary, processor):
-    teacher = LiteracyTeacher(lion, vocabulary)
-    teacher(**LiteracyBatches(1, 0, 2, processor)[0])["loss"].backward()
-    touched = {name for name, value in lion.named_parameters() if value.grad is not None and value.grad.any()}
-    assert "language_model.shared.weight" in touched
-    assert "language_model.lm_head.weight" in touched
-    assert not [name for name in touched if not name.startswith("language_model.")]
-    lion.zero_grad(set_to_none=True)
-
-
 def test_scores_count_what_is_right_word_for_word(lion, vocabulary, processor, monkeypatch):
-    teacher = LiteracyTeacher(lion, vocabulary).eval()
     items = exercises(0) + exercises(1)
     answers = [item.completion if number % 2 else "no" for number, item in enumerate(items)]
 
@@ -152,7 +122,7 @@ def test_scores_count_what_is_right_word_for_word(lion, vocabulary, processor, m
         return processor.tokenizer(given_rows, padding=True, return_tensors="pt").input_ids
 
     monkeypatch.setattr(lion.language_model, "generate", answer)
-    scores = score_literacy(teacher, processor, items, batch_size=5)
+    scores = score_literacy(lion, vocabulary, processor, items, batch_size=5)
     assert sum(share * count for share, count in scores.values()) == pytest.approx(len(items) // 2)
 
 
