@@ -122,7 +122,8 @@ def questions(
     def location() -> str:
         return format_prompt("rec", expression=f"the {rng.choice(names)}")
 
-    kinds = [presence, number, attribute, attribute, attribute, *[relation] * 3, *[place] * 3, location, location]
+    # What takes counting and comparing is forgotten first.
+    kinds = [presence, *[number] * 3, *[attribute] * 2, *[relation] * 3, *[place] * 2, *[location] * 2]
     if not set(_CAPTIONS) & set(trained):
         kinds.append(caption)
     barren = 0

@@ -50,7 +50,8 @@ class CachedVisionModel(LionVisionModel):
     A frozen tower that takes numbers of pictures, `(B, 1)`, in place of the pictures, and looks up its blocks' outputs.
     """
 
-    features: Mapping[int, torch.Tensor]
+    # (Not annotated: transformers evaluates a class's annotations, which it can't in a process that was spawned.)
+    features = {}  # type: Mapping[int, torch.Tensor]
 
     def forward(self, pixel_values, kept_blocks=(), interpolate_pos_encoding=False):
         pictures = pixel_values[:, 0].long()

@@ -78,7 +78,14 @@ assert not hasattr(modeling_lion, "LionForSale")
 LION_LAST = """
 import json, sys, time
 import peft
+import transformers
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor, pipeline
+
+# What some of transformers 5 (5.17) have in its place without torchvision: it fails at every touch.
+class Placeholder(type):
+    def __getattribute__(cls, name):
+        raise ImportError("AutoImageProcessor requires the Torchvision library")
+transformers.AutoImageProcessor = Placeholder("AutoImageProcessor", (), {})
 
 start = time.process_time()  # not the clock on the wall: other processes must not count
 import modeling_lion
