@@ -421,7 +421,7 @@ def _prepare(
     torn: Mapping[int, str],
 ) -> datasets.Dataset:
     """Map-style: texts are rewritten, images are neither copied nor decoded."""
-    pictures = _image_column(raw, reader)
+    images = _image_column(raw, reader)
     text_features = {name: f for name, f in ROW_FEATURES.items() if name not in ("image", "index")}
     text_features["problem"] = datasets.Value("string")
     texts = raw.select_columns(reader.text_columns or raw.column_names[:1])
@@ -435,10 +435,10 @@ def _prepare(
     if source.tags == "tagger":
         if tag_rows is None:
             raise ValueError(f"Source {source.name!r} asks for the tagger, but the recipe names no `tagger`.")
-        tags = pa.array([read_tags(tag) or "" for tag in tag_rows(source, pictures)], pa.string())
+        tags = pa.array([read_tags(tag) or "" for tag in tag_rows(source, images)], pa.string())
         texts = texts.remove_columns("tags").add_column("tags", tags)
 
-    missing = _find_missing_images(pictures)
+    missing = _find_missing_images(images)
     good, bad = [], {}
     for index, problem in enumerate(texts["problem"]):
         problem = torn.get(index) or missing.get(index) or problem
@@ -452,7 +452,7 @@ def _prepare(
         raise ValueError(f"Source {source.name!r} has no usable row: {bad_rows.reasons(source.name)}.")
     bad_rows.check_share(source.name, len(bad), len(good))
     texts = texts.remove_columns("problem").add_column("index", pa.array(range(len(texts)), pa.int64()))
-    rows = datasets.concatenate_datasets([pictures, texts], axis=1).select_columns(list(ROW_FEATURES))
+    rows = datasets.concatenate_datasets([images, texts], axis=1).select_columns(list(ROW_FEATURES))
     if len(good) < len(rows):
         logger.warning("%d of %d rows of %r are unusable.", len(rows) - len(good), len(rows), source.name)
         rows = rows.select(good)
@@ -462,16 +462,16 @@ def _prepare(
 def _image_column(raw: datasets.Dataset, reader: _RowReader) -> datasets.Dataset:
     """The images alone, undecoded, in a column `image`."""
     column = reader.columns["image"]
-    pictures = raw.select_columns(column)
-    feature = pictures.features[column]
+    images = raw.select_columns(column)
+    feature = images.features[column]
     if reader.source.image_folder is None and _is_image(feature):
-        pictures = pictures.cast_column(column, datasets.Image(decode=False))
-        return pictures if column == "image" else pictures.rename_column(column, "image")
+        images = images.cast_column(column, datasets.Image(decode=False))
+        return images if column == "image" else images.rename_column(column, "image")
 
     if isinstance(feature, datasets.Image):
-        pictures = pictures.cast_column(column, datasets.Image(decode=False))
+        images = images.cast_column(column, datasets.Image(decode=False))
     elif isinstance(feature, datasets.List) and isinstance(feature.feature, datasets.Image):
-        pictures = pictures.cast_column(column, datasets.List(datasets.Image(decode=False)))
+        images = images.cast_column(column, datasets.List(datasets.Image(decode=False)))
 
     def read(row):
         value = row[column]
@@ -480,9 +480,9 @@ def _image_column(raw: datasets.Dataset, reader: _RowReader) -> datasets.Dataset
         return {"image": reader.read_image(value)}
 
     with PartialState().local_main_process_first():
-        return pictures.map(
+        return images.map(
             read,
-            remove_columns=[name for name in pictures.column_names if name != "image"],
+            remove_columns=[name for name in images.column_names if name != "image"],
             features=datasets.Features({"image": datasets.Image(decode=False)}),
         )
 
@@ -496,11 +496,11 @@ def _is_image(feature: Any) -> bool:
     return isinstance(feature, dict) and set(feature) == {"bytes", "path"}
 
 
-def image_files(pictures: datasets.Dataset) -> list[str] | None:
+def image_files(images: datasets.Dataset) -> list[str] | None:
     """The files of the column `image`, row by row, or None where an image is embedded or there is none."""
-    if pictures._indices is not None:
-        pictures = pictures.flatten_indices()
-    column = pictures.data.column("image")
+    if images._indices is not None:
+        images = images.flatten_indices()
+    column = images.data.column("image")
     embedded = pc.is_valid(pc.struct_field(column, "bytes"))
     files = pc.struct_field(column, "path")
     if pc.any(embedded).as_py() or files.null_count:
@@ -508,11 +508,11 @@ def image_files(pictures: datasets.Dataset) -> list[str] | None:
     return files.to_pylist()
 
 
-def _find_missing_images(pictures: datasets.Dataset) -> dict[int, str]:
+def _find_missing_images(images: datasets.Dataset) -> dict[int, str]:
     """Problems by row. Reads paths and what is null, no image."""
-    if pictures._indices is not None:
-        pictures = pictures.flatten_indices()
-    column = pictures.data.column("image")
+    if images._indices is not None:
+        images = images.flatten_indices()
+    column = images.data.column("image")
     embedded = pc.is_valid(pc.struct_field(column, "bytes")).to_pylist()
     paths = pc.struct_field(column, "path").to_pylist()
     return {
@@ -567,9 +567,9 @@ def _stream(
 
 def _fingerprint(image: Mapping[str, Any] | None, texts: Mapping[str, Any]) -> int:
     """A number of a row, the same wherever the row is read."""
-    picture = (image or {}).get("bytes") or str((image or {}).get("path")).encode()
+    content = (image or {}).get("bytes") or str((image or {}).get("path")).encode()
     words = "\0".join([texts["prompt"], *texts["completion"]])
-    return zlib.crc32(words.encode("utf-8", "surrogatepass"), zlib.crc32(picture))
+    return zlib.crc32(words.encode("utf-8", "surrogatepass"), zlib.crc32(content))
 
 
 def _own_stream(

@@ -86,7 +86,7 @@ def plot_routers(weights: Mapping[str, torch.Tensor], path: str | os.PathLike) -
     values = torch.stack(list(weights.values()))  # (layers, adapters, levels)
     figure, panels = _figure(max(6.4, 0.22 * len(weights)), 3.6, rows=len(LEVELS))
     for level, axes in enumerate(panels):
-        picture = axes.imshow(
+        image = axes.imshow(
             values[:, :, level].T.numpy(), aspect="auto", cmap="viridis", vmin=0, vmax=float(values.max())
         )
         axes.set_yticks(range(len(LEVELS)), [f"{name} adapter" for name in LEVELS])
@@ -95,7 +95,7 @@ def plot_routers(weights: Mapping[str, torch.Tensor], path: str | os.PathLike) -
     labels = list(weights)
     step = max(1, len(labels) // 24)
     panels[-1].set_xticks(range(0, len(labels), step), labels[::step], rotation=90, fontsize=7)
-    figure.colorbar(picture, ax=list(panels), label="mean |ratio|")
+    figure.colorbar(image, ax=list(panels), label="mean |ratio|")
     return _save(figure, path)
 
 

@@ -261,8 +261,8 @@ def _build_datasets(
                 "%s is meant for %s data, but %r is %s.", stage.name, stage.levels, source.name, source.level
             )
 
-    def tag_rows(source: SourceRecipe, pictures: datasets.Dataset) -> Sequence[Any]:
-        return tag_images_of(recipe, base, source, pictures)
+    def tag_rows(source: SourceRecipe, image_rows: datasets.Dataset) -> Sequence[Any]:
+        return tag_images_of(recipe, base, source, image_rows)
 
     train = build_dataset(
         sources,
@@ -286,7 +286,7 @@ def _tagger(recipe: Recipe, base: str | Path) -> str | Path | None:
 
 
 def tag_images_of(
-    recipe: Recipe, base: str | Path, source: SourceRecipe, pictures: datasets.Dataset
+    recipe: Recipe, base: str | Path, source: SourceRecipe, image_rows: datasets.Dataset
 ) -> list[list[str] | None]:
     """
     Tags of all images, kept in `output_dir/tags` for later stages and resumed runs. An image that is a file is tagged
@@ -298,7 +298,7 @@ def tag_images_of(
     tagger_source = _tagger(recipe, base)
     if tagger_source is None:
         raise ValueError(f"Source {source.name!r} asks for the tagger, but the recipe names no `tagger`.")
-    files = image_files(pictures)
+    files = image_files(image_rows)
     if files is not None:
         key = zlib.crc32(str(tagger_source).encode())
         path = Path(recipe.output_dir) / "tags" / f"files-{key:08x}.jsonl"
@@ -306,9 +306,9 @@ def tag_images_of(
         tags = {record[ImageFiles.key]: record["tags"] for record in ResumableJsonl(path, ImageFiles.key).records()}
         return [tags.get(file) for file in files]
     origin = [source.path, source.builder, source.builder_kwargs, source.config, source.split, source.revision]
-    key = zlib.crc32(json.dumps([*origin, source.data_files, len(pictures), str(tagger_source)]).encode())
+    key = zlib.crc32(json.dumps([*origin, source.data_files, len(image_rows), str(tagger_source)]).encode())
     path = Path(recipe.output_dir) / "tags" / f"{source.name}-{key:08x}.jsonl"
-    images = ImageColumn(pictures, "image")
+    images = ImageColumn(image_rows, "image")
     tag_images(Tagger.from_pretrained(tagger_source), images, path)
     tags = {record[images.key]: record["tags"] for record in ResumableJsonl(path, images.key).records()}
-    return [tags.get(row) for row in range(len(pictures))]
+    return [tags.get(row) for row in range(len(image_rows))]

@@ -14,10 +14,10 @@ from laboratory.counterparts.files import (
     TEXT,
     TEXTS,
     WHOLE,
-    picture_of,
+    image_of,
+    write_images,
     write_jsonl,
     write_parquet,
-    write_pictures,
 )
 from laboratory.counterparts.questions import five_captions
 from laboratory.world.scene import IMAGE_SIZE, Scene
@@ -26,7 +26,7 @@ from laboratory.world.scene import IMAGE_SIZE, Scene
 def write_flickr30k(folder: Path, scenes: Iterator[Scene], num_rows: int, rng: random.Random) -> None:
     rows = [
         {
-            "image": picture_of(scene, f"{scene.seed}.png"),
+            "image": image_of(scene, f"{scene.seed}.png"),
             "caption": five_captions(scene),
             "sentids": [str(5 * number + caption) for caption in range(5)],
             "split": "test",
@@ -62,7 +62,7 @@ def write_coco_caption(folder: Path, scenes: Iterator[Scene], num_rows: int, rng
         for number, (name, scene) in enumerate(shown.items())
     ]
     write_jsonl(folder / "test.jsonl", rows)
-    write_pictures(folder, shown)
+    write_images(folder, shown)
 
 
 def write_textcaps(folder: Path, scenes: Iterator[Scene], num_rows: int, rng: random.Random) -> None:
@@ -73,7 +73,7 @@ def write_textcaps(folder: Path, scenes: Iterator[Scene], num_rows: int, rng: ra
             {
                 "question_id": name,
                 "question": "Please carefully observe the image and come up with a caption for the image.",
-                "image": picture_of(scene, f"{name}.png"),
+                "image": image_of(scene, f"{name}.png"),
                 "image_id": name,
                 "image_classes": sorted({item.glyph for item in scene.objects}),
                 "flickr_original_url": "",

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from laboratory.counterparts.files import write_pictures
+from laboratory.counterparts.files import write_images
 from laboratory.counterparts.questions import draw_questions
 from laboratory.world.language import scene_caption
 from laboratory.world.scene import COLORS, GLYPHS, Scene
@@ -78,4 +78,4 @@ def write_visdial(folder: Path, scenes: Iterator[Scene], num_rows: int, rng: ran
     content = {"version": "1.0", "split": "val2018", "data": data}
     (folder / "visdial_1.0_val.json").write_text(json.dumps(content), encoding="utf-8")
     (folder / "visdial_1.0_val_dense_annotations.json").write_text(json.dumps(dense), encoding="utf-8")
-    write_pictures(folder, shown)
+    write_images(folder, shown)

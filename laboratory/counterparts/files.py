@@ -25,7 +25,7 @@ def _png(scene: Scene) -> bytes:
     return written.getvalue()
 
 
-def picture_of(scene: Scene, name: str) -> dict[str, Any]:
+def image_of(scene: Scene, name: str) -> dict[str, Any]:
     return {"bytes": _png(scene), "path": name}
 
 
@@ -40,8 +40,8 @@ def write_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     path.write_bytes(b"".join(map(encode_line, rows)))
 
 
-def write_pictures(folder: Path, scenes: dict[str, Scene]) -> None:
-    pictures = folder / IMAGE_FOLDER
-    pictures.mkdir(exist_ok=True)
+def write_images(folder: Path, scenes: dict[str, Scene]) -> None:
+    images = folder / IMAGE_FOLDER
+    images.mkdir(exist_ok=True)
     for name, scene in scenes.items():
-        (pictures / name).write_bytes(_png(scene))
+        (images / name).write_bytes(_png(scene))

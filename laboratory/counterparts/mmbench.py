@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from laboratory.counterparts.files import IMAGE, TEXT, picture_of, write_parquet
+from laboratory.counterparts.files import IMAGE, TEXT, image_of, write_parquet
 from laboratory.counterparts.questions import Question, draw_options, draw_questions, false_caption
 from laboratory.world.language import scene_caption
 from laboratory.world.scene import Scene
@@ -41,7 +41,7 @@ def write_mmbench(folder: Path, scenes: Iterator[Scene], num_rows: int, rng: ran
         if question is None:
             continue
         ability, category = _ABILITIES[task]
-        picture = picture_of(scene, f"{number}.png")
+        image = image_of(scene, f"{number}.png")
         options = draw_options(question, rng)
         for copy, (choices, correct) in enumerate(rotations(options, options.index(question.answer))):
             rows.append(
@@ -53,7 +53,7 @@ def write_mmbench(folder: Path, scenes: Iterator[Scene], num_rows: int, rng: ran
                     # The dataset writes out the lack of an option.
                     **{letter: (*choices, *["nan"] * 4)[place] for place, letter in enumerate(LETTERS)},
                     "category": category,
-                    "image": picture,
+                    "image": image,
                     "source": "world",
                     "L2-category": ability,
                     "comment": "nan",

@@ -30,7 +30,7 @@ from trainers.publishing.markdown import markdown_table
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = DOCS / "evaluation.md"
-PICTURE = DOCS / "images" / "evaluation.jpg"
+IMAGE = DOCS / "images" / "evaluation.jpg"
 
 # Of each kind of benchmark one, for the image.
 _SHOWN = ("coco_caption", "okvqa", "visdial", "refcoco_val", "mmbench")
@@ -168,7 +168,7 @@ def evaluate_nano(model: str, output: Path, rows: int, device: str | None) -> Re
     return report
 
 
-def write_picture(report_folder: Path, file: Path) -> None:
+def write_image(report_folder: Path, file: Path) -> None:
     """The strips of some benchmarks, small enough for a page."""
     strips = [report_folder / "sheets" / f"{name}.png" for name in _SHOWN]
     join_strips(strips).convert("RGB").save(file, quality=82, optimize=True)
@@ -188,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not options.definitions:
         report = evaluate_nano(options.model, options.output, options.rows, options.device)
         sections["figures"] = figures_section(report, options.rows)
-        write_picture(options.output / f"report-{options.rows}", PICTURE)
+        write_image(options.output / f"report-{options.rows}", IMAGE)
     write_page(PAGE, sections)
 
 

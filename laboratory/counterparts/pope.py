@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from laboratory.counterparts.files import IMAGE, TEXT, picture_of, write_parquet
+from laboratory.counterparts.files import IMAGE, TEXT, image_of, write_parquet
 from laboratory.world.language import with_article
 from laboratory.world.scene import COMPANIONS, GLYPH_WEIGHTS, GLYPHS, Scene
 from lion_multimodal.evaluation.benchmarks.pope import PARTS
@@ -38,7 +38,7 @@ def write_pope(folder: Path, scenes: Iterator[Scene], num_rows: int, rng: random
         number = 0
         for scene in shown:
             present = rng.sample(sorted({item.glyph for item in scene.objects}), half)
-            picture = picture_of(scene, f"COCO_val2014_{scene.seed:012d}.png")
+            image = image_of(scene, f"COCO_val2014_{scene.seed:012d}.png")
             for yes, no in zip(present, _absent(scene, part, half, rng), strict=True):
                 for name, answer in ((yes, "yes"), (no, "no")):
                     number += 1
@@ -49,7 +49,7 @@ def write_pope(folder: Path, scenes: Iterator[Scene], num_rows: int, rng: random
                             "question": f"Is there {with_article(name)} in the image?",
                             "answer": answer,
                             "image_source": f"COCO_val2014_{scene.seed:012d}",
-                            "image": picture,
+                            "image": image,
                             "category": part,
                         }
                     )

@@ -10,7 +10,7 @@ from typing import Any
 
 import datasets
 
-from laboratory.counterparts.files import IMAGE, TEXT, TEXTS, picture_of, write_jsonl, write_parquet, write_pictures
+from laboratory.counterparts.files import IMAGE, TEXT, TEXTS, image_of, write_images, write_jsonl, write_parquet
 from laboratory.counterparts.questions import draw_options, draw_questions, scenes_with_questions, ten_answers
 from laboratory.world.language import RELATIONS, relation_holds, scene_caption
 from laboratory.world.scene import IMAGE_SIZE, Scene, sample_scene
@@ -23,7 +23,7 @@ def write_okvqa(folder: Path, scenes: Iterator[Scene], num_rows: int, rng: rando
     rows = [
         {
             "question_id": f"{scene.seed}0",
-            "image": picture_of(scene, f"COCO_val2014_{scene.seed:012d}.png"),
+            "image": image_of(scene, f"COCO_val2014_{scene.seed:012d}.png"),
             "question": question.text,
             "answers": ten_answers(question, rng),
             "question_type": "other",
@@ -41,7 +41,7 @@ def write_aokvqa(folder: Path, scenes: Iterator[Scene], num_rows: int, rng: rand
         choices = draw_options(question, rng)
         rows.append(
             {
-                "image": picture_of(scene, f"{scene.seed:012d}.png"),
+                "image": image_of(scene, f"{scene.seed:012d}.png"),
                 "question_id": f"world{scene.seed}",
                 "question": question.text,
                 "choices": choices,
@@ -68,11 +68,11 @@ def write_aokvqa(folder: Path, scenes: Iterator[Scene], num_rows: int, rng: rand
 def write_gqa(folder: Path, scenes: Iterator[Scene], num_rows: int, rng: random.Random) -> None:
     tasks = ("color", "object", "direction", "relation", "existence")
     rows: list[dict[str, Any]] = []
-    pictures = []
+    images = []
     for scene in scenes:
         found = list(islice(draw_questions(scene, tasks, rng), min(2, num_rows - len(rows))))
         if found:
-            pictures.append({"id": f"n{scene.seed}", "image": picture_of(scene, f"n{scene.seed}.png")})
+            images.append({"id": f"n{scene.seed}", "image": image_of(scene, f"n{scene.seed}.png")})
         for number, question in enumerate(found):
             rows.append(
                 {
@@ -97,7 +97,7 @@ def write_gqa(folder: Path, scenes: Iterator[Scene], num_rows: int, rng: random.
         "types": {"structural": TEXT, "semantic": TEXT, "detailed": TEXT},
     }
     write_parquet(folder / "testdev_balanced_instructions.parquet", rows, features)
-    write_parquet(folder / "testdev_balanced_images.parquet", pictures, {"id": TEXT, "image": IMAGE})
+    write_parquet(folder / "testdev_balanced_images.parquet", images, {"id": TEXT, "image": IMAGE})
 
 
 def write_iconqa(folder: Path, scenes: Iterator[Scene], num_rows: int, rng: random.Random) -> None:
@@ -108,7 +108,7 @@ def write_iconqa(folder: Path, scenes: Iterator[Scene], num_rows: int, rng: rand
             "question": question.text,
             "choices": ",".join(draw_options(question, rng)),
             "answer": question.answer,
-            "query_image": picture_of(scene, "image.png"),
+            "query_image": image_of(scene, "image.png"),
             "choice_image_0": None,
             "choice_image_1": None,
             "ques_type": "choose_txt",
@@ -120,11 +120,9 @@ def write_iconqa(folder: Path, scenes: Iterator[Scene], num_rows: int, rng: rand
         if len(rows) % 6 == 2:
             row |= {"choices": "", "ques_type": "fill_in_blank"}
         elif len(rows) % 6 == 5:
-            pictures = {
-                f"choice_image_{place}": picture_of(sample_scene(scene.seed), "choice.png") for place in range(2)
-            }
+            images = {f"choice_image_{place}": image_of(sample_scene(scene.seed), "choice.png") for place in range(2)}
             row |= {"choices": "choice_0.png,choice_1.png", "answer": "choice_0.png", "ques_type": "choose_img"}
-            row |= pictures
+            row |= images
         rows.append(row)
     features = dict.fromkeys(rows[0], TEXT) | {
         "query_image": IMAGE,
@@ -167,4 +165,4 @@ def write_vsr(folder: Path, scenes: Iterator[Scene], num_rows: int, rng: random.
         if len(rows) == num_rows:
             break
     write_jsonl(folder / "test.jsonl", rows)
-    write_pictures(folder, shown)
+    write_images(folder, shown)

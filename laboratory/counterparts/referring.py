@@ -15,10 +15,10 @@ from laboratory.counterparts.files import (
     TEXT,
     TEXTS,
     WHOLE,
-    picture_of,
+    image_of,
+    write_images,
     write_jsonl,
     write_parquet,
-    write_pictures,
 )
 from laboratory.world.language import RELATIONS, relation_holds
 from laboratory.world.scene import GLYPHS, IMAGE_SIZE, Scene, SceneObject
@@ -126,7 +126,7 @@ def write_refcoco_benchmark(
             "license": 0,
             "width": IMAGE_SIZE,
         }
-        rows.append({"ref_list": references, "image_info": info, "image": picture_of(scene, file_name)})
+        rows.append({"ref_list": references, "image_info": info, "image": image_of(scene, file_name)})
     reals, wholes = datasets.List(REAL), datasets.List(WHOLE)
     annotation = {"area": REAL, "bbox": reals, "category_id": WHOLE, "id": WHOLE, "image_id": WHOLE}
     annotation |= {"iscrowd": WHOLE, "segmentation": datasets.List(reals)}
@@ -149,7 +149,7 @@ def write_lmms_refcoco(name: str, folder: Path, scenes: Iterator[Scene], num_row
             rows.append(
                 {
                     "question_id": f"{scene.seed}{place}",
-                    "image": picture_of(scene, file_name),
+                    "image": image_of(scene, file_name),
                     "question": "Please carefully observe the area circled in the image and come up with a caption for "
                     "the area.",
                     "answer": expressions,
@@ -189,4 +189,4 @@ def write_shikra_refcoco(name: str, folder: Path, scenes: Iterator[Scene], num_r
                 if len(rows) <= num_rows:
                     shown[file_name] = scene
     write_jsonl(folder / f"REC_{name}.jsonl", rows[:num_rows])
-    write_pictures(folder, shown)
+    write_images(folder, shown)

@@ -24,8 +24,8 @@ def write_annotations(directory: Path, rows: int) -> None:
     """Karpathy's dataset_coco.json with so many captions, and an image for each five of them."""
     folder = directory / "coco"
     (folder / "train2014").mkdir(parents=True, exist_ok=True)
-    pictures = [folder / f"picture{number}.jpg" for number in range(8)]
-    for number, path in enumerate(pictures):
+    images = [folder / f"picture{number}.jpg" for number in range(8)]
+    for number, path in enumerate(images):
         PIL.Image.radial_gradient("L").rotate(45 * number).convert("RGB").resize((64, 48)).save(path)
     with (folder / "dataset_coco.json").open("w") as file:
         file.write('{"images": [')
@@ -33,7 +33,7 @@ def write_annotations(directory: Path, rows: int) -> None:
             name = f"COCO_train2014_{number:012d}.jpg"
             link = folder / "train2014" / name
             if not link.is_symlink():
-                link.symlink_to(pictures[number % len(pictures)])
+                link.symlink_to(images[number % len(images)])
             # A few of each split, as the real file has them.
             split = ("val", "test", "restval")[number % 3] if number % 20 == 0 else "train"
             texts = [f"A thing number {number} that stands near {word} in a street." for word in "abcde"]

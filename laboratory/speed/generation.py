@@ -148,16 +148,16 @@ def measure_questions(session: Session) -> None:
         lion = make_lion(sizes, adapters, branches, session.device, session.dtype)
         randomize_adapters(lion)
         questions = make_inputs(sizes, 16, session.device, session.dtype)
-        picture = questions.pop("pixel_values")[:1]
+        image = questions.pop("pixel_values")[:1]
         for name in names:
             options = _generation_options(session, lion, cases[name])
 
-            def together(_, options=options, lion=lion, picture=picture, questions=questions):
-                return lion.generate(image_features=lion.encode_images(picture), **questions, **options)
+            def together(_, options=options, lion=lion, image=image, questions=questions):
+                return lion.generate(image_features=lion.encode_images(image), **questions, **options)
 
-            def apart(_, options=options, lion=lion, picture=picture, questions=questions):
+            def apart(_, options=options, lion=lion, image=image, questions=questions):
                 rows = [{k: v[i : i + 1] for k, v in questions.items()} for i in range(16)]
-                return torch.cat([lion.generate(pixel_values=picture, **row, **options) for row in rows])
+                return torch.cat([lion.generate(pixel_values=image, **row, **options) for row in rows])
 
             session.compare(
                 name,

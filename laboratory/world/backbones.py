@@ -259,7 +259,7 @@ class Phases:
         patch_size = LionConfig.from_preset("nano").vision_config.patch_size
         return PatchBatches(self.steps[phase], _FIRST_SCENES[phase], 64, patch_size, for_tagger)
 
-    def instructions(self, phase: str, num_scenes: int, questions: int, pictures: bool) -> InstructionBatches:
+    def instructions(self, phase: str, num_scenes: int, questions: int, images: bool) -> InstructionBatches:
         """A phase's instructions; arguments as in [`~laboratory.world.batches.InstructionBatches`]."""
         config = LionConfig.from_preset("nano")
         return InstructionBatches(
@@ -270,7 +270,7 @@ class Phases:
             questions,
             config.vision_config.patch_size,
             config.num_query_tokens,
-            pictures,
+            images,
             _TASK_WEIGHTS.get(phase, TASK_WEIGHTS),
             _LAYOUTS.get(phase, tuple(LAYOUTS)),
         )

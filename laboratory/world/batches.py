@@ -67,7 +67,7 @@ class WorldBatches(Dataset):
 
 
 class PatchBatches(WorldBatches):
-    """Pictures, most of them crowded, with dense targets for each patch and tags."""
+    """Images, most of them crowded, with dense targets for each patch and tags."""
 
     def __init__(self, num_batches: int, first_scene: int, num_scenes: int, patch_size: int, for_tagger: bool = False):
         super().__init__(num_batches, first_scene, num_scenes)
@@ -94,7 +94,7 @@ class InstructionBatches(WorldBatches):
         questions (`int`): Instructions a scene.
         patch_size (`int`): For the targets of the patches.
         num_slots (`int`): For the targets of the slots.
-        pictures (`bool`): Whether to draw the scenes; otherwise there are only targets.
+        images (`bool`): Whether to draw the scenes; otherwise there are only targets.
         task_weights (`Mapping[str, int]`): How often each task is asked, beside the others of its level.
         layouts (`Sequence[str]`): Layouts, keys of [`LAYOUTS`], which the batches have in turns.
     """
@@ -108,12 +108,12 @@ class InstructionBatches(WorldBatches):
         questions: int,
         patch_size: int,
         num_slots: int,
-        pictures: bool,
+        images: bool,
         task_weights: Mapping[str, int] = TASK_WEIGHTS,
         layouts: Sequence[str] = tuple(LAYOUTS),
     ):
         super().__init__(num_batches, first_scene, num_scenes)
-        self.processor, self.questions, self.pictures = processor, questions, pictures
+        self.processor, self.questions, self.images = processor, questions, images
         self.patch_size, self.num_slots = patch_size, num_slots
         self.task_weights, self.layouts = task_weights, layouts
 
@@ -131,7 +131,7 @@ class InstructionBatches(WorldBatches):
         batch = dict(encode_instructions(self.processor, samples, tags))
         batch["scene_index"] = torch.arange(len(scenes)).repeat_interleave(self.questions)
         batch["layout"] = layout
-        if self.pictures:
+        if self.images:
             batch["pixel_values"] = pixel_values(scenes, CLIP_MEAN, CLIP_STD)
         patches = stack_targets([patch_targets(scene, self.patch_size) for scene in scenes])
         slots = stack_targets([slot_targets(scene, self.num_slots) for scene in scenes])
@@ -163,9 +163,9 @@ def draw(scenes: Sequence[Scene]) -> np.ndarray:
     return np.stack([np.asarray(render(scene)) for scene in scenes])
 
 
-def normalize(pictures: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+def normalize(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
     """What [`draw`] gives -> `(B, 3, H, W)` float32."""
-    values = (pictures.astype(np.float32) / 255 - np.asarray(mean, "float32")) / np.asarray(std, "float32")
+    values = (images.astype(np.float32) / 255 - np.asarray(mean, "float32")) / np.asarray(std, "float32")
     return torch.from_numpy(values).permute(0, 3, 1, 2).contiguous()
 
 

@@ -101,19 +101,19 @@ def generate_rows(
     wrong_tags: float = 0.0,
     most_objects: int | None = None,
     num_objects: int | None = None,
-    pictures: bool = True,
+    images: bool = True,
 ) -> Iterator[dict[str, Any]]:
-    """Yield the rows of the scenes of `seeds`, with or without pictures; arguments as in [`build_world`]."""
+    """Yield the rows of the scenes of `seeds`, with or without images; arguments as in [`build_world`]."""
     for seed in seeds:
         scene = sample_scene(int(seed), num_objects, most_objects)
-        picture = {"bytes": _png(scene), "path": None} if pictures else None  # once for all of its rows
+        image = {"bytes": _png(scene), "path": None} if images else None  # once for all of its rows
         tags = noisy_tags(scene, missing_tags, wrong_tags)
         objects = [
             {"glyph": item.glyph, "color": item.color, "box": list(item.normalized_box)} for item in scene.objects
         ]
         for sample in ask(scene, tasks, questions):
             yield {
-                "image": picture,
+                "image": image,
                 "task": sample.task,
                 "form": sample.form,
                 "level": sample.level,
@@ -159,8 +159,8 @@ def build_world(
         wrong_tags: Probability that an image's tags hold one that may be false.
         streaming: Return an `IterableDataset` that draws while it is read, not a `Dataset` that is drawn once and
             cached.
-        most_objects: Objects of the fullest pictures; as the world has them by default.
-        num_objects: Objects of every picture, in place of a number drawn for each.
+        most_objects: Objects of the fullest images; as the world has them by default.
+        num_objects: Objects of every image, in place of a number drawn for each.
 
     Returns:
         A dataset with the columns of [`FEATURES`].

@@ -208,7 +208,7 @@ def score_task(task: str, cases: Sequence[tuple[Scene, Sample]], answers: Sequen
 
 
 def score_tagger(tagger: RamForImageTagging, samples: int, split: str, most_objects: int | None = None) -> Score:
-    """F1 over all tags and pictures (micro average)."""
+    """F1 over all tags and images (micro average)."""
     rows = []
     seeds = SPLITS[split][:samples]
     for start in range(0, samples, _BATCH):
@@ -248,7 +248,7 @@ def evaluate(
         tasks: Which tasks.
         use_tags: Whether image-level prompts hold the tags that the tagger finds.
         num_beams: In place of the checkpoint's own number.
-        most_objects: Objects of the fullest pictures; as the world has them by default.
+        most_objects: Objects of the fullest images; as the world has them by default.
     """
     directory = Path(directory)
     model = LionForConditionalGeneration.from_pretrained(directory).eval()

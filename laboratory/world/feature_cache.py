@@ -3,7 +3,7 @@ The stages on features that the frozen tower has computed once.
 
     python -m laboratory.world.feature_cache --config laboratory/recipes/nano_staged.yaml
 
-does what `lion train all` does with a recipe whose data are the world's, in less time: every picture is drawn and goes
+does what `lion train all` does with a recipe whose data are the world's, in less time: every image is drawn and goes
 through the tower once, not once for each question and epoch, and all cores draw. Rows, their order, optimiser and
 results are the same but for rounding, and either of the two goes on where the other stopped.
 """
@@ -47,19 +47,19 @@ _BATCH = 64
 
 class CachedVisionModel(LionVisionModel):
     """
-    A frozen tower that takes numbers of pictures, `(B, 1)`, in place of the pictures, and looks up its blocks' outputs.
+    A frozen tower that takes numbers of images, `(B, 1)`, in place of the images, and looks up its blocks' outputs.
     """
 
     # (Not annotated: transformers evaluates a class's annotations, which it can't in a process that was spawned.)
     features = {}  # type: Mapping[int, torch.Tensor]
 
     def forward(self, pixel_values, kept_blocks=(), interpolate_pos_encoding=False):
-        pictures = pixel_values[:, 0].long()
-        dtype, device = self.post_layernorm.weight.dtype, pictures.device
+        images = pixel_values[:, 0].long()
+        dtype, device = self.post_layernorm.weight.dtype, images.device
         if next(iter(self.features.values())).device != device:
             self.features = {block: values.to(device) for block, values in self.features.items()}
-        kept = {block: self.features[block][pictures].to(dtype) for block in kept_blocks}
-        return self.post_layernorm(self.features[len(self.encoder.layers) - 1][pictures].to(dtype)), kept
+        kept = {block: self.features[block][images].to(dtype) for block in kept_blocks}
+        return self.post_layernorm(self.features[len(self.encoder.layers) - 1][images].to(dtype)), kept
 
 
 @torch.no_grad()
@@ -71,7 +71,7 @@ def tower_features(
 
     Args:
         lion ([`LionForConditionalGeneration`]): The model.
-        scenes (`Sequence[Scene]`): What the pictures show.
+        scenes (`Sequence[Scene]`): What the images show.
         dtype (`torch.dtype`): Type that the features are kept in.
 
     Returns:
@@ -84,8 +84,8 @@ def tower_features(
         *config.aggregator_config.context_layers,
     }
     parts: dict[int, list[torch.Tensor]] = {block: [] for block in blocks}
-    for pictures in side_by_side(draw, [(scenes[start : start + _BATCH],) for start in range(0, len(scenes), _BATCH)]):
-        pixels = normalize(pictures, CLIP_MEAN, CLIP_STD).to(tower.device)
+    for images in side_by_side(draw, [(scenes[start : start + _BATCH],) for start in range(0, len(scenes), _BATCH)]):
+        pixels = normalize(images, CLIP_MEAN, CLIP_STD).to(tower.device)
         for block, values in tower(pixels, kept_blocks=blocks)[1].items():
             parts[block].append(values.to(dtype).cpu())
     return {block: torch.cat(values) for block, values in parts.items()}
@@ -111,7 +111,7 @@ def kept_features(
 
 
 def use_features(lion: LionForConditionalGeneration, features: Mapping[int, torch.Tensor]) -> None:
-    """Let a model take numbers of pictures, rows of `features`, in place of pictures; changed in place."""
+    """Let a model take numbers of images, rows of `features`, in place of images; changed in place."""
     trained = [name for name, value in lion.vision_model.named_parameters() if value.requires_grad]
     if any("post_layernorm" not in name for name in trained):
         raise ValueError(f"features of a tower that is trained cannot be kept: {', '.join(trained)}")
@@ -121,7 +121,7 @@ def use_features(lion: LionForConditionalGeneration, features: Mapping[int, torc
 
 class NumberedCollator:
     """
-    Makes a batch of rows whose `image` is the number of a picture.
+    Makes a batch of rows whose `image` is the number of an image.
 
     Args:
         processor ([`LionProcessor`]): For the texts.
@@ -170,7 +170,7 @@ def _rows_and_scenes(seeds: range, options: Mapping[str, Any]) -> tuple[list[dic
     scenes = [sample_scene(seed, options["num_objects"], options["most_objects"]) for seed in seeds]
     rows = [
         {"image": row["seed"], **{name: row[name] for name in ("prompt", "completion", "tags", "level")}}
-        for row in generate_rows(seeds, **options, pictures=False)
+        for row in generate_rows(seeds, **options, images=False)
     ]
     return rows, scenes
 

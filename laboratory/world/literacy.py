@@ -1,8 +1,8 @@
 """
 Batches for the language model of a staged nano, which learns to read and write from text and symbols alone.
 
-What is asked is in [`~laboratory.world.text_tasks`]. Exercises are made once, on all cores, and kept as numbers; a batch
-draws from them by the weights of the tasks.
+What is asked is in [`~laboratory.world.text_tasks`]. Exercises are made once, on all cores, and kept as numbers; a
+batch draws from them by the shares of the tasks.
 """
 
 from __future__ import annotations
@@ -32,11 +32,27 @@ from processing_lion.processing_lion import LionProcessor
 
 
 TASK_SHARES = {
+    "caption": 3,
+    "color": 1,
+    "object": 1,
+    "count": 4,
     # Tasks that take comparing are learnt last: they are asked more often.
-    **dict(caption=3, color=1, object=1, count=4, side=4, position=4, direction=8, relation=10, statement=6, existence=4),
+    "side": 4,
+    "position": 4,
+    "direction": 8,
+    "relation": 10,
+    "statement": 6,
+    "existence": 4,
     # Each place in a list of a symbol is read in its own way, which takes the longest of all.
-    **{"packed list": 13, "packed name": 4.2, "packed word": 2.8, "text list": 3.5, "text name": 3.5},
-    **{"named numbers": 2.8, "named number": 1.4, "copy": 2.8, "larger": 2.8},
+    "packed list": 13,
+    "packed name": 4.2,
+    "packed word": 2.8,
+    "text list": 3.5,
+    "text name": 3.5,
+    "named numbers": 2.8,
+    "named number": 1.4,
+    "copy": 2.8,
+    "larger": 2.8,
 }
 """How often each task is asked, beside the others."""
 
@@ -96,7 +112,9 @@ class ExercisePool:
         """Numbers of `size` rows, those of each width by themselves."""
         counts = rng.multinomial(size, self.shares().flatten()).reshape(len(PROMPT_WIDTHS), -1)
         return [
-            np.concatenate([rows[name][rng.integers(len(rows[name]), size=n)] for name, n in zip(_TASKS, row) if n] or [[]])
+            np.concatenate(
+                [rows[name][rng.integers(len(rows[name]), size=n)] for name, n in zip(_TASKS, row) if n] or [[]]
+            )
             for rows, row in zip(self.rows, counts)
         ]
 
@@ -122,9 +140,7 @@ def make_exercises(
     for seed in SPLITS["train"][first_scene : first_scene + num_scenes]:
         scene = sample_scene(seed, most_objects=most_objects)
         symbols = scene_symbols(scene, num_slots)
-        asked = [
-            Exercise(item.prompt, item.completion, symbols, item.task) for item in ask(scene, tasks, _QUESTIONS)
-        ]
+        asked = [Exercise(item.prompt, item.completion, symbols, item.task) for item in ask(scene, tasks, _QUESTIONS)]
         if rng.random() < _TAGGED:
             tagged += asked
             tags += [noisy_tags(scene, _MISSING_TAGS, _WRONG_TAGS)] * len(asked)
@@ -188,8 +204,8 @@ class LiteracyTeacher(nn.Module):
     """
     Teaches the language model from a batch of [`LiteracyBatches`].
 
-    The loss is the mean cross-entropy of the tokens of the answers, where an answer of n tokens weighs as much as sqrt(n):
-    a caption counts more than a yes, but does not drown it.
+    The loss is the mean cross-entropy of the tokens of the answers, where an answer of n tokens weighs as much as
+    sqrt(n): a caption counts more than a yes, but does not drown it.
     """
 
     def __init__(self, lion: LionForConditionalGeneration, vocabulary: SymbolVocabulary):

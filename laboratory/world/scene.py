@@ -230,9 +230,9 @@ def render_background(seed: int) -> Image.Image:
     for part, light in ((slice(0, horizon), ends[0]), (slice(horizon, None), ends[1])):
         length = len(rows[part])
         rows[part] = light + np.linspace(-14, 10, length)[:, None]
-    picture = rows[:, None] + np.linspace(-6, 6, IMAGE_SIZE)[None, :, None] * rng.choice((-1, 1))
-    picture = picture + rng.integers(-6, 7, (IMAGE_SIZE, IMAGE_SIZE, 1))
-    return Image.fromarray(picture.clip(150, 255).astype(np.uint8))
+    image = rows[:, None] + np.linspace(-6, 6, IMAGE_SIZE)[None, :, None] * rng.choice((-1, 1))
+    image = image + rng.integers(-6, 7, (IMAGE_SIZE, IMAGE_SIZE, 1))
+    return Image.fromarray(image.clip(150, 255).astype(np.uint8))
 
 
 def render(scene: Scene) -> Image.Image:
@@ -241,7 +241,7 @@ def render(scene: Scene) -> Image.Image:
     Returns:
         An RGB image of [`IMAGE_SIZE`] pixels a side; the same pixels for the same scene, always.
     """
-    picture = render_background(scene.seed)
+    image = render_background(scene.seed)
     for item in scene.objects:
-        picture.paste(COLORS[item.color], item.box, object_mask(item))
-    return picture
+        image.paste(COLORS[item.color], item.box, object_mask(item))
+    return image

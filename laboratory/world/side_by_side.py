@@ -12,9 +12,7 @@ from typing import Any
 _FEWEST_CALLS = 8
 
 
-def side_by_side(
-    function: Callable[..., Any], calls: Sequence[tuple], processes: int | None = None
-) -> Iterator[Any]:
+def side_by_side(function: Callable[..., Any], calls: Sequence[tuple], processes: int | None = None) -> Iterator[Any]:
     """
     Results of calls, in their order.
 

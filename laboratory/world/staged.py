@@ -187,7 +187,7 @@ def _begins_with(*parts: str) -> Callable[[str], bool]:
 
 class AlignmentBatches(WorldBatches):
     """
-    Pictures with the words of their captions.
+    Images with the words of their captions.
 
     Args:
         num_batches, first_scene, num_scenes: See [`~laboratory.world.batches.WorldBatches`].
@@ -228,7 +228,7 @@ class AlignmentBatches(WorldBatches):
 
 
 class AlignmentTeacher(nn.Module):
-    """Teaches the Q-Former to turn pictures into the symbols of their captions' words, without places."""
+    """Teaches the Q-Former to turn images into the symbols of their captions' words, without places."""
 
     def __init__(self, lion: LionForConditionalGeneration, vocabulary: SymbolVocabulary):
         super().__init__()

@@ -76,7 +76,7 @@ def report_stages(
         split (`str`): `"test"`, or `"validation"` while choices are still being made.
         states (`Sequence[str]`): Among [`STATES`].
         tasks (`Sequence[str]`): Which tasks.
-        most_objects (`int`, *optional*): Objects of the fullest pictures.
+        most_objects (`int`, *optional*): Objects of the fullest images.
 
     Returns:
         `dict`: Scores (see [`~laboratory.world.evaluate_world.Score`]) by state and task.

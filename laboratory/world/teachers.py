@@ -44,7 +44,7 @@ class TowerTeacher(nn.Module):
         rank: torch.Tensor,
         tags: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
-        """Pictures `(B, 3, H, W)` and targets `(B, N)`, boxes `(B, N, 4)` in pixels."""
+        """Images `(B, 3, H, W)` and targets `(B, N)`, boxes `(B, N, 4)` in pixels."""
         patches = self.tower(pixel_values)[0][:, 1:]
         loss = 1.5 * _classification(self.glyph(patches), glyph) + _classification(self.color(patches), color)
         loss = loss + _classification(self.rank(patches), rank)
@@ -156,7 +156,7 @@ class TaggerTeacher(nn.Module):
         color: torch.Tensor,
         **_: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
-        """Pictures `(B, 3, H, W)`, tags `(B, num_tags)` and targets `(B, N)` for the N tokens of the tower."""
+        """Images `(B, 3, H, W)`, tags `(B, num_tags)` and targets `(B, N)` for the N tokens of the tower."""
         kept = []
         handle = self.tagger.vision_model.register_forward_hook(lambda *call: kept.append(call[2].last_hidden_state))
         try:

@@ -1,5 +1,5 @@
 """
-What a language model learns from text and symbols alone, before it has anything to do with pictures.
+What a language model learns from text and symbols alone, before it has anything to do with images.
 
 A symbol is a vector that stands where visual tokens will stand and packs several words into one: the sum of their
 embeddings. Two kinds of prefixes are made of symbols:
@@ -11,7 +11,7 @@ embeddings. Two kinds of prefixes are made of symbols:
 
 Then there is plain text without symbols: named numbers, lists to copy, and lists (boxes among them) to look up. Such a
 look-up is worded as some questions of REC and REG are, with the boxes in the question itself: what ties a box to a
-picture belongs to the stages.
+image belongs to the stages.
 """
 
 from __future__ import annotations

@@ -41,14 +41,14 @@ def _exchange(exchange: Exchange, number: int) -> str:
     text = escape(answer.text) or "<em>(an empty answer)</em>"
     if not answer.finished:
         text += ' <span class="cut" title="The answer reached the limit on its length">…</span>'
-    picture = ""
+    drawing = ""
     if exchange.drawing is not None:
         about = escape(f"The image with {_count(len(answer.boxes), 'box', 'boxes')}: {answer.text}")
-        picture = f'<img class="drawing" src="{data_url(exchange.drawing)}" alt="{about}">'
+        drawing = f'<img class="drawing" src="{data_url(exchange.drawing)}" alt="{about}">'
     return (
         f'<article class="exchange" data-number="{number}">'
         f'<h3 class="asked">{escape(exchange.prompt)}</h3>'
-        f'<p class="answer">{text}</p>{picture}'
+        f'<p class="answer">{text}</p>{drawing}'
         f'<p class="facts"><span class="level">{level}</span>'
         f'<span class="seconds">{exchange.seconds:.1f} s</span></p>'
         f'<p class="facts tags">Tags: {", ".join(tags) or "none"}</p>'

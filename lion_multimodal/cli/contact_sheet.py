@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _COLUMNS = 5
-_PICTURE = 288
+_IMAGE = 288
 _MARGIN = 12
 _FONT_SIZE = 14
 _LINE = 18
@@ -47,7 +47,7 @@ class Shown:
     """An image with its tags and what was asked about it."""
 
     name: str
-    picture: Image
+    image: Image
     exchanges: list[Exchange]
     tags: list[str]
 
@@ -70,7 +70,7 @@ def contact_sheet(shown: list[Shown]) -> Image:
     from processing_lion import draw_boxes
 
     font = PIL.ImageFont.load_default(size=_FONT_SIZE)
-    width, height = _PICTURE + _MARGIN, _PICTURE + _LINES * _LINE + 2 * _MARGIN
+    width, height = _IMAGE + _MARGIN, _IMAGE + _LINES * _LINE + 2 * _MARGIN
     columns = min(_COLUMNS, len(shown))
     rows = -(-len(shown) // columns)
     sheet = PIL.Image.new("RGB", (columns * width + _MARGIN, rows * height + _MARGIN), "white")
@@ -78,13 +78,13 @@ def contact_sheet(shown: list[Shown]) -> Image:
     for number, item in enumerate(shown):
         left = _MARGIN + number % columns * width
         top = _MARGIN + number // columns * height
-        scale = _PICTURE / max(item.picture.size)
-        size = (round(item.picture.width * scale), round(item.picture.height * scale))
-        picture = item.picture.convert("RGB").resize(size, PIL.Image.Resampling.LANCZOS)
+        scale = _IMAGE / max(item.image.size)
+        size = (round(item.image.width * scale), round(item.image.height * scale))
+        image = item.image.convert("RGB").resize(size, PIL.Image.Resampling.LANCZOS)
         found = [(box, exchange.about) for exchange in item.exchanges for box in exchange.boxes or []]
         boxes = [[side * scale for side in box] for box, _ in found]
-        sheet.paste(draw_boxes(picture, boxes, [about for _, about in found]), (left, top))
-        top += _PICTURE + _MARGIN // 2
+        sheet.paste(draw_boxes(image, boxes, [about for _, about in found]), (left, top))
+        top += _IMAGE + _MARGIN // 2
         for line, ink in _lines(item)[:_LINES]:
             pen.text((left, top), line, fill=ink, font=font)
             top += _LINE

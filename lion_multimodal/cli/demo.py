@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     elif args.scene is not None:
         shown = [held_out_scene(args.scene)]
         shown[0].name = str(output.with_name(f"{output.stem}_picture.png"))
-        shown[0].picture.save(shown[0].name)
+        shown[0].image.save(shown[0].name)
     else:
         shown = [held_out_scene(number) for number in range(HELD_OUT_SCENES)]
     pipe = load_pipeline(args.model)
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
     if len(shown) == 1:
         (item,) = shown
-        drawing, scale = enlarge(item.picture)
+        drawing, scale = enlarge(item.image)
         found = [(box, exchange.about) for exchange in item.exchanges for box in exchange.boxes or []]
         boxes = [[side * scale for side in box] for box, _ in found]
         sheet = draw_boxes(drawing, boxes, [about for _, about in found])
@@ -87,12 +87,12 @@ def ask_all(pipe: LionImageToTextPipeline, shown: list[Shown]) -> None:
     from processing_lion import intersection_over_union, parse_boxes
 
     if pipe.tagger is not None:
-        for item, tags in zip(shown, pipe.tagger([item.picture for item in shown])):
+        for item, tags in zip(shown, pipe.tagger([item.image for item in shown])):
             item.tags = tags
     for item in shown:
         item.exchanges = item.exchanges or questions_from_tags(item.tags)
     asked = [(item, exchange) for item in shown for exchange in item.exchanges]
-    answers = pipe([{"image": item.picture, "prompt": exchange.prompt, "tags": item.tags} for item, exchange in asked])
+    answers = pipe([{"image": item.image, "prompt": exchange.prompt, "tags": item.tags} for item, exchange in asked])
     for (_, exchange), (answer,) in zip(asked, answers):
         exchange.answer, exchange.boxes = answer["generated_text"], answer.get("boxes", [])
         true_boxes = parse_boxes(exchange.truth)
@@ -136,10 +136,10 @@ def questions_from_tags(tags: list[str]) -> list[Exchange]:
     ]
 
 
-def enlarge(picture: Image) -> tuple[Image, float]:
+def enlarge(image: Image) -> tuple[Image, float]:
     """The image at a size at which labels can be read, and how much larger it is."""
     from PIL.Image import Resampling
 
-    scale = max(1.0, SMALLEST_DRAWING / max(picture.size))
-    size = (round(picture.width * scale), round(picture.height * scale))
-    return picture.resize(size, Resampling.LANCZOS), scale
+    scale = max(1.0, SMALLEST_DRAWING / max(image.size))
+    size = (round(image.width * scale), round(image.height * scale))
+    return image.resize(size, Resampling.LANCZOS), scale

@@ -59,7 +59,7 @@ class Unanswered:
     reason: str
 
 
-def group_by_image(examples: Iterable[Example], pictures: int) -> list[list[Example]]:
+def group_by_image(examples: Iterable[Example], images: int) -> list[list[Example]]:
     """
     Put all questions about an image together, and so many images into each group.
 
@@ -71,8 +71,8 @@ def group_by_image(examples: Iterable[Example], pictures: int) -> list[list[Exam
         by_image.setdefault(example.image_id, []).append(example)
     questions = list(by_image.values())
     return [
-        [example for asked in questions[start : start + pictures] for example in asked]
-        for start in range(0, len(questions), pictures)
+        [example for asked in questions[start : start + images] for example in asked]
+        for start in range(0, len(questions), images)
     ]
 
 
@@ -217,20 +217,20 @@ class Answerer:
                 yield from self._answer_group(group, current.result(), decoding, normalize_candidates, answered)
 
     def _read(self, group: Sequence[Example]) -> _Images:
-        pictures = _Images({}, {}, {})
+        images = _Images({}, {}, {})
         for example in group:
             name = example.image_id
-            if name in pictures.pixels or name in pictures.unreadable:
+            if name in images.pixels or name in images.unreadable:
                 continue
             try:
                 image = load_image(example)
-                pictures.pixels[name] = self._pixels(self.processor.image_processor, image)
+                images.pixels[name] = self._pixels(self.processor.image_processor, image)
                 if self.tagger is not None:
-                    pictures.tagger_pixels[name] = self._pixels(self.tagger.image_processor, image)
+                    images.tagger_pixels[name] = self._pixels(self.tagger.image_processor, image)
             except (OSError, ValueError) as error:
-                pictures.unreadable[name] = str(error)
-                pictures.pixels.pop(name, None)
-        return pictures
+                images.unreadable[name] = str(error)
+                images.pixels.pop(name, None)
+        return images
 
     @staticmethod
     def _pixels(image_processor: Any, image: Any) -> torch.Tensor:
@@ -239,16 +239,16 @@ class Answerer:
     def _answer_group(
         self,
         group: Sequence[Example],
-        pictures: _Images,
+        images: _Images,
         decoding: Decoding,
         normalize_candidates: bool,
         answered: Collection[str],
     ) -> Iterator[tuple[list[Answer], list[Unanswered]]]:
         open_examples = {example.id for example in group if example.id not in answered}
         lost = [
-            Unanswered(example.id, pictures.unreadable[example.image_id])
+            Unanswered(example.id, images.unreadable[example.image_id])
             for example in group
-            if example.id in open_examples and example.image_id in pictures.unreadable
+            if example.id in open_examples and example.image_id in images.unreadable
         ]
         if lost:
             yield [], lost
@@ -257,8 +257,8 @@ class Answerer:
             return
 
         candidates = self._encode_candidates(group)
-        features, tags = self._look(pictures)
-        positions = {name: index for index, name in enumerate(pictures.pixels)}
+        features, tags = self._look(images)
+        positions = {name: index for index, name in enumerate(images.pixels)}
         for batch in self._batches(group, candidates):
             if not any(example.id in open_examples for example in batch):
                 continue
@@ -308,13 +308,13 @@ class Answerer:
             yield batch
 
     @torch.inference_mode()
-    def _look(self, pictures: _Images) -> tuple[LionImageFeatures, dict[str, str]]:
+    def _look(self, images: _Images) -> tuple[LionImageFeatures, dict[str, str]]:
         """All that can be known before a question is asked: features, and the tagger's tags."""
-        pixels = torch.cat(list(pictures.pixels.values())).to(self.model.device)
+        pixels = torch.cat(list(images.pixels.values())).to(self.model.device)
         tags: dict[str, str] = {}
         if self.tagger is not None:
-            found = self.tagger.tag_pixel_values(torch.cat([pictures.tagger_pixels[name] for name in pictures.pixels]))
-            tags = {name: ", ".join(names) for name, names in zip(pictures.pixels, found, strict=True)}
+            found = self.tagger.tag_pixel_values(torch.cat([images.tagger_pixels[name] for name in images.pixels]))
+            tags = {name: ", ".join(names) for name, names in zip(images.pixels, found, strict=True)}
         return self.model.encode_images(pixels), tags
 
     def _inputs(

@@ -284,13 +284,13 @@ def _read_hub(benchmark: Benchmark) -> tuple[HubDataset, _Table]:
 
 def _load_from_hub(dataset: HubDataset) -> _Table:
     table = _load_hub_table(dataset, dataset.name, dataset.split)
-    pictures = dataset.image_table
-    needed = {*dataset.columns} if pictures is None else {*dataset.columns} - {pictures.column} | {pictures.row_key}
+    images = dataset.image_table
+    needed = {*dataset.columns} if images is None else {*dataset.columns} - {images.column} | {images.row_key}
     _check_columns(table, needed)
-    if pictures is not None:
-        image_rows = _load_hub_table(dataset, pictures.name, pictures.split)
-        _check_columns(image_rows, {pictures.key, pictures.column})
-        table.join(image_rows, pictures.key, pictures.row_key, pictures.column)
+    if images is not None:
+        image_rows = _load_hub_table(dataset, images.name, images.split)
+        _check_columns(image_rows, {images.key, images.column})
+        table.join(image_rows, images.key, images.row_key, images.column)
         table.source["pictures"] = image_rows.source
     return table
 
@@ -355,19 +355,19 @@ def _read_local(benchmark: Benchmark, data_dir: Path, first_rows: bool = False) 
     reasons = []
     for dataset in benchmark.sources:
         try:
-            pictures = dataset.image_table
-            if pictures is None or image_rows is None:
-                _check_columns(table, {*dataset.columns} - ({pictures.column} if pictures else set()))
+            images = dataset.image_table
+            if images is None or image_rows is None:
+                _check_columns(table, {*dataset.columns} - ({images.column} if images else set()))
             else:
-                _check_columns(table, {*dataset.columns} - {pictures.column} | {pictures.row_key})
-                _check_columns(image_rows, {pictures.key, pictures.column})
+                _check_columns(table, {*dataset.columns} - {images.column} | {images.row_key})
+                _check_columns(image_rows, {images.key, images.column})
         except DataUnavailableError as error:
             reasons.append(f"as {dataset.path}: {error}")
             continue
         found = _local_table(folder, table.data, dataset, source)
-        if pictures is not None and image_rows is not None:
+        if images is not None and image_rows is not None:
             image_rows.image_folder = folder / IMAGE_FOLDER
-            found.join(image_rows, pictures.key, pictures.row_key, pictures.column)
+            found.join(image_rows, images.key, images.row_key, images.column)
         return dataset, found
     raise DataUnavailableError(f"{benchmark.name}: no schema fits. {'. '.join(dict.fromkeys(reasons))}")
 

@@ -18,7 +18,7 @@ from processing_lion.grounding_lion import parse_boxes
 PANELS = 4
 """Images of each benchmark."""
 
-_PANEL_WIDTH, _PICTURE_HEIGHT, _TEXT_HEIGHT = 304, 228, 164
+_PANEL_WIDTH, _IMAGE_HEIGHT, _TEXT_HEIGHT = 304, 228, 164
 _MARGIN, _TITLE_HEIGHT, _LINE_HEIGHT, _INDENT = 16, 46, 18, 54
 # More than these stand in two columns.
 _MOST_STRIPS = 6
@@ -43,7 +43,7 @@ def draw_strip(
         if len(shown) < PANELS and example.id in records:
             shown.setdefault(example.image_id, example)
     width = PANELS * (_PANEL_WIDTH + _MARGIN) + _MARGIN
-    strip = Image.new("RGB", (width, _TITLE_HEIGHT + _PICTURE_HEIGHT + _TEXT_HEIGHT + _MARGIN), _GROUND)
+    strip = Image.new("RGB", (width, _TITLE_HEIGHT + _IMAGE_HEIGHT + _TEXT_HEIGHT + _MARGIN), _GROUND)
     draw = ImageDraw.Draw(strip)
     draw.line((_MARGIN, 8, width - _MARGIN, 8), fill=_LINE, width=1)
     draw.text((_MARGIN, 14), benchmark.title, fill=_INK, font=_font(22))
@@ -106,17 +106,17 @@ def _reference_box(example: Example) -> list[float] | None:
 
 def _draw_panel(strip: Image.Image, left: int, top: int, example: Example, answer: str) -> int:
     """Draw an image with its words below; return where these end."""
-    picture = load_image(example)
-    scale = min(_PANEL_WIDTH / picture.width, _PICTURE_HEIGHT / picture.height)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    picture = picture.resize(size, Image.Resampling.LANCZOS)
+    image = load_image(example)
+    scale = min(_PANEL_WIDTH / image.width, _IMAGE_HEIGHT / image.height)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    image = image.resize(size, Image.Resampling.LANCZOS)
     boxes, reference = parse_boxes(answer), _reference_box(example)
     for box, color in [*((box, _REFERENCE_COLOR) for box in [reference] if box), *((b, _ANSWER_COLOR) for b in boxes)]:
         pixels = [side * length for side, length in zip(box, size * 2)]
-        picture = draw_boxes(picture, [pixels], color=color)
-    strip.paste(picture, (left + (_PANEL_WIDTH - size[0]) // 2, top))
+        image = draw_boxes(image, [pixels], color=color)
+    strip.paste(image, (left + (_PANEL_WIDTH - size[0]) // 2, top))
     draw = ImageDraw.Draw(strip)
-    y = top + _PICTURE_HEIGHT + 8
+    y = top + _IMAGE_HEIGHT + 8
     for name, text, color in (
         ("asked", example.instruction, _INK),
         ("answer", answer or "(nothing)", _ANSWER_COLOR),

@@ -16,7 +16,7 @@ from tests.browser.conftest import PHONE
 ANCHOR = "In the image, can you locate the anchor and let me know its coordinates?"
 QUESTION = "#question textarea"
 NEW_TAG = "#new-tag textarea, #new-tag input"
-# Where `make screenshots` wants the pictures of the documentation.
+# Where `make screenshots` wants the images of the documentation.
 SCREENSHOTS = os.environ.get("LION_SCREENSHOTS")
 
 
@@ -56,7 +56,7 @@ def tag(page, name: str):
 
 
 def screenshot(page, name: str, height: int) -> None:
-    """A picture of the page from its top."""
+    """An image of the page from its top."""
     if not SCREENSHOTS:
         return
     page.set_viewport_size({"width": page.viewport_size["width"], "height": height})

@@ -36,13 +36,13 @@ def test_the_share_of_wrong_tags_is_the_one_asked_for():
     assert kept / sum(len(scene_tags(scene)) for scene in scenes) == pytest.approx(0.75, abs=0.04)
 
 
-def test_training_rows_of_other_legs_and_seeds_show_other_pictures():
+def test_training_rows_of_other_legs_and_seeds_show_other_images():
     levels = ("image_level", "region_level")
     rows = [training_rows(levels, 32, seed, leg, True) for seed, leg in ((0, 0), (0, 1), (1, 0))]
     assert [set(part["level"]) for part in rows] == [set(levels)] * 3
     undecoded = [part.cast_column("image", datasets.Image(decode=False)) for part in rows]
-    pictures = [{image["bytes"] for image in part["image"]} for part in undecoded]
-    assert all(not pictures[a] & pictures[b] for a, b in ((0, 1), (0, 2), (1, 2)))
+    images = [{image["bytes"] for image in part["image"]} for part in undecoded]
+    assert all(not images[a] & images[b] for a, b in ((0, 1), (0, 2), (1, 2)))
     assert all((row["tags"] is None) == (row["level"] == "region_level") for row in rows[0].remove_columns("image"))
 
 

@@ -199,7 +199,7 @@ class TestInputs:
 
 class TestImageFeatures:
     @torch.no_grad()
-    def test_stand_for_the_picture(self, lion, inputs, labels):
+    def test_stand_for_the_image(self, lion, inputs, labels):
         features = lion.encode_images(inputs["pixel_values"])
         rest = {k: v for k, v in inputs.items() if k != "pixel_values"}
         assert torch.equal(
@@ -211,7 +211,7 @@ class TestImageFeatures:
         )
 
     @torch.no_grad()
-    def test_one_picture_serves_all_questions(self, lion, inputs, labels):
+    def test_one_image_serves_all_questions(self, lion, inputs, labels):
         one = lion.encode_images(inputs["pixel_values"][:1])
         rest = {k: v for k, v in inputs.items() if k != "pixel_values"}
         repeated = dict(rest, pixel_values=inputs["pixel_values"][:1].expand(3, -1, -1, -1), labels=labels)

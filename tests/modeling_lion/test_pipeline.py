@@ -57,9 +57,9 @@ def pictures() -> list[Image.Image]:
     return [round_one, Image.linear_gradient("L").resize((50, 90)).convert("RGB"), round_one.rotate(90, expand=True)]
 
 
-def answer(lion, processor, picture, **kwargs) -> str:
+def answer(lion, processor, image, **kwargs) -> str:
     """The long way."""
-    ids = lion.generate(**processor(images=picture, **kwargs), **FEW)
+    ids = lion.generate(**processor(images=image, **kwargs), **FEW)
     return processor.batch_decode(ids, skip_special_tokens=True)[0].strip()
 
 
@@ -111,7 +111,7 @@ def test_tags_given_or_declined_are_not_asked_for(pipe, pictures, monkeypatch):
     assert [batch["tags"] for batch in batches] == [[None], ["a, b"], [["a"], None], ["c"]]
 
 
-def test_only_pictures_without_tags_go_to_the_tagger(pipe, pictures, monkeypatch):
+def test_only_images_without_tags_go_to_the_tagger(pipe, pictures, monkeypatch):
     batches = spy_on_texts(pipe, monkeypatch)
     samples = [{"image": pictures[0], "tags": ["cat"]}, pictures[1], {"image": pictures[2], "tags": False}]
     pipe(samples, generate_kwargs=FEW, batch_size=3)
@@ -119,26 +119,26 @@ def test_only_pictures_without_tags_go_to_the_tagger(pipe, pictures, monkeypatch
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
-def test_batches_give_what_single_pictures_give(pipe, pictures, batch_size):
+def test_batches_give_what_single_images_give(pipe, pictures, batch_size):
     prompts = ["what is it?", "locate the cat that sits on the red ball", "who?"]
-    single = [pipe(picture, prompt=prompt, generate_kwargs=FEW) for picture, prompt in zip(pictures, prompts)]
+    single = [pipe(image, prompt=prompt, generate_kwargs=FEW) for image, prompt in zip(pictures, prompts)]
     assert pipe(pictures, prompt=prompts, generate_kwargs=FEW, batch_size=batch_size) == single
     assert len({result[0]["generated_text"] for result in single}) > 1
 
 
-def test_several_questions_about_one_picture(pipe, pictures):
+def test_several_questions_about_one_image(pipe, pictures):
     prompts = ["what is it?", "locate the cat"]
     single = [pipe(pictures[0], prompt=prompt, generate_kwargs=FEW) for prompt in prompts]
     assert pipe(pictures[0], prompt=prompts, generate_kwargs=FEW) == single
 
 
-def test_every_form_of_a_picture(pipe, pictures, tmp_path):
+def test_every_form_of_a_image(pipe, pictures, tmp_path):
     file = tmp_path / "picture.png"
     pictures[0].save(file)
     expected = pipe(pictures[0], tags="dog", generate_kwargs=FEW)
     for form in (str(file), file, file.read_bytes(), {"image": file}):
         assert pipe(form, tags="dog", generate_kwargs=FEW) == expected
-    assert list(pipe((picture for picture in [file, pictures[0]]), tags="dog", generate_kwargs=FEW)) == [expected] * 2
+    assert list(pipe((image for image in [file, pictures[0]]), tags="dog", generate_kwargs=FEW)) == [expected] * 2
 
 
 def test_prompt_and_task_reach_the_processor(pipe, pictures, monkeypatch):
@@ -160,7 +160,7 @@ def test_defaults_given_at_the_start_hold_until_a_call_gives_others(lion, proces
     assert batches[-1]["text"] == ["bye"]
 
 
-def test_boxes_are_pixels_of_the_picture_as_given(pipe, pictures, monkeypatch):
+def test_boxes_are_pixels_of_the_image_as_given(pipe, pictures, monkeypatch):
     say(pipe, monkeypatch, "a dog [0.100,0.200,0.500,0.600]", "no box", "[0.5,0.5,1.0,1.0]")
     results = pipe(pictures, tags="dog", batch_size=2)
     box = torch.tensor(results[0][0].pop("boxes"))
@@ -229,7 +229,7 @@ def test_inputs_that_do_not_fit_are_refused(pipe, pictures, inputs, options, mes
         pipe(pictures[:inputs] if isinstance(inputs, int) else inputs, **options)
 
 
-def test_a_picture_that_is_not_there_is_named(pipe):
+def test_a_image_that_is_not_there_is_named(pipe):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.png"):
         pipe("nowhere.png")
 

@@ -30,15 +30,15 @@ def tiny_model(**overrides) -> RamForImageTagging:
     return model
 
 
-def pictures(count: int = 3) -> torch.Tensor:
+def images(count: int = 3) -> torch.Tensor:
     return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
-def test_a_picture_is_tagged_alike_alone_and_in_a_batch():
-    model, pixel_values = tiny_model(), pictures()
+def test_a_image_is_tagged_alike_alone_and_in_a_batch():
+    model, pixel_values = tiny_model(), images()
     with torch.no_grad():
         batch = model(pixel_values).logits
-        alone = torch.cat([model(picture[None]).logits for picture in pixel_values])
+        alone = torch.cat([model(image[None]).logits for image in pixel_values])
     assert batch.shape == (3, len(TAGS))
     torch.testing.assert_close(batch, alone)
     assert (batch[0] - batch[1]).abs().max() > 1e-3
@@ -48,38 +48,38 @@ def test_a_picture_is_tagged_alike_alone_and_in_a_batch():
 @given(st.lists(st.floats(0, 1, width=32), min_size=len(TAGS), max_size=len(TAGS)))
 def test_tags_are_those_above_their_own_threshold(thresholds):
     model = tiny_model()
-    probabilities = model(pictures()).logits.sigmoid().tolist()
+    probabilities = model(images()).logits.sigmoid().tolist()
     wanted = [[tag for tag, p, t in zip(TAGS, row, thresholds, strict=True) if p > t] for row in probabilities]
-    assert model.generate_tags(pictures(), thresholds=thresholds) == wanted
+    assert model.generate_tags(images(), thresholds=thresholds) == wanted
 
 
 def test_tags_in_both_languages_and_one_threshold_for_all():
     model = tiny_model()
-    assert model.generate_tags(pictures(2), thresholds=0.0) == [TAGS, TAGS]
-    assert model.generate_tags(pictures(1), language="zh", thresholds=0.0) == [TAGS_ZH]
-    assert model.generate_tags(pictures(1), thresholds=torch.ones(len(TAGS))) == [[]]
+    assert model.generate_tags(images(2), thresholds=0.0) == [TAGS, TAGS]
+    assert model.generate_tags(images(1), language="zh", thresholds=0.0) == [TAGS_ZH]
+    assert model.generate_tags(images(1), thresholds=torch.ones(len(TAGS))) == [[]]
 
 
 def test_generate_tags_refuses_what_it_cannot_do():
     with pytest.raises(ValueError, match="language"):
-        tiny_model().generate_tags(pictures(), language="de")
+        tiny_model().generate_tags(images(), language="de")
     with pytest.raises(ValueError, match="tags_zh"):
-        tiny_model(tags_zh=None).generate_tags(pictures(), language="zh")
+        tiny_model(tags_zh=None).generate_tags(images(), language="zh")
     with pytest.raises(ValueError, match=r"config\.tags"):
-        tiny_model(tags=None, tags_zh=None, num_tags=5).generate_tags(pictures())
+        tiny_model(tags=None, tags_zh=None, num_tags=5).generate_tags(images())
     with pytest.raises(ValueError, match="thresholds"):
-        tiny_model().generate_tags(pictures(), thresholds=[0.5, 0.5])
+        tiny_model().generate_tags(images(), thresholds=[0.5, 0.5])
 
 
 def test_labels_of_another_shape_are_refused():
     with pytest.raises(ValueError, match=r"labels.*\(3, 5\)"):
-        tiny_model()(pictures(), labels=torch.zeros(3, 4))
+        tiny_model()(images(), labels=torch.zeros(3, 4))
 
 
 def test_tuple_output():
     model, labels = tiny_model(), torch.ones(3, len(TAGS))
-    output = model(pictures(), labels=labels)
-    loss, logits, image_embeds = model(pictures(), labels=labels, return_dict=False)
+    output = model(images(), labels=labels)
+    loss, logits, image_embeds = model(images(), labels=labels, return_dict=False)
     assert torch.equal(loss, output.loss)
     assert torch.equal(logits, output.logits)
     assert torch.equal(image_embeds, output.image_embeds)
@@ -116,7 +116,7 @@ def test_focusing_weights_carry_no_gradient():
 def test_every_parameter_learns():
     model = tiny_model()
     labels = torch.tensor([[1, 0, 1, 0, 0], [0, 1, 0, 0, 1], [1, 1, 0, 1, 0]])
-    model(pictures(), labels=labels).loss.backward()
+    model(images(), labels=labels).loss.backward()
     # The bias of the keys shifts all scores of a query alike, so attention does not depend on it.
     untouched = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert [name for name in untouched if ".key.bias" not in name and ".k_proj.bias" not in name] == []
@@ -130,7 +130,7 @@ def test_gradient_checkpointing_changes_no_gradient():
         if checkpointing:
             model.gradient_checkpointing_enable()
             assert model.is_gradient_checkpointing
-        model(pictures(), labels=torch.ones(3, len(TAGS))).loss.backward()
+        model(images(), labels=torch.ones(3, len(TAGS))).loss.backward()
         gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient)
@@ -138,7 +138,7 @@ def test_gradient_checkpointing_changes_no_gradient():
 
 def test_a_few_steps_put_the_right_tags_first():
     # Gentle focusing: by default, the loss is content once a negative's probability is well below one half.
-    model, pixel_values = tiny_model(loss_gamma_neg=1.0), pictures()
+    model, pixel_values = tiny_model(loss_gamma_neg=1.0), images()
     labels = torch.tensor([[1, 0, 1, 0, 0], [0, 1, 0, 0, 1], [1, 1, 0, 1, 0]])
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     for _ in range(60):
@@ -149,8 +149,8 @@ def test_a_few_steps_put_the_right_tags_first():
         assert scores[row].min() > scores[~row].max()
 
 
-def test_bfloat16_takes_float32_pictures():
-    model, pixel_values = tiny_model(), pictures()
+def test_bfloat16_takes_float32_images():
+    model, pixel_values = tiny_model(), images()
     reference = model(pixel_values).logits
     output = model.to(torch.bfloat16)(pixel_values, labels=torch.ones(3, len(TAGS)))
     assert output.logits.dtype == torch.bfloat16
@@ -165,7 +165,7 @@ def test_saved_and_loaded(tmp_path, options):
     loaded, report = RamForImageTagging.from_pretrained(tmp_path, output_loading_info=True, **options)
     assert not any(report.values())
     assert loaded.config.tags_zh == TAGS_ZH
-    torch.testing.assert_close(loaded(pictures()).logits, model(pictures()).logits, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(loaded(images()).logits, model(images()).logits, rtol=1e-5, atol=1e-5)
 
 
 def test_a_checkpoint_of_the_other_transformers_major_loads(tmp_path):
@@ -185,7 +185,7 @@ def test_a_checkpoint_of_the_other_transformers_major_loads(tmp_path):
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     loaded, report = RamForImageTagging.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(report.values())
-    torch.testing.assert_close(loaded(pictures()).logits, model(pictures()).logits, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(loaded(images()).logits, model(images()).logits, rtol=1e-5, atol=1e-5)
 
 
 def test_config_round_trips(tmp_path):
@@ -244,8 +244,8 @@ def test_hidden_states_and_attentions(return_dict):
     config = tiny_config()
     model = RamForImageTagging._from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
-        plain = model(pictures(2))
-        output = model(pictures(2), output_hidden_states=True, output_attentions=True, return_dict=return_dict)
+        plain = model(images(2))
+        output = model(images(2), output_hidden_states=True, output_attentions=True, return_dict=return_dict)
     if not return_dict:
         assert len(output) == 6
         output = dict(
@@ -268,15 +268,15 @@ def test_hidden_states_and_attentions(return_dict):
 def test_attention_weights_are_refused_where_none_are_made():
     model = RamForImageTagging._from_config(tiny_config(), attn_implementation="sdpa")
     with pytest.raises(ValueError, match="output_attentions.*eager"):
-        model(pictures(1), output_attentions=True)
+        model(images(1), output_attentions=True)
 
 
 def test_image_features_are_an_output_with_tokens_and_their_projection():
     model = tiny_model()
-    features = model.get_image_features(pictures(2), output_hidden_states=True)
+    features = model.get_image_features(images(2), output_hidden_states=True)
     assert isinstance(features, transformers.modeling_outputs.BaseModelOutputWithPooling)
     torch.testing.assert_close(model.image_projection(features.last_hidden_state), features.pooler_output)
-    torch.testing.assert_close(model(pictures(2)).image_embeds, features.pooler_output)
+    torch.testing.assert_close(model(images(2)).image_embeds, features.pooler_output)
     assert len(features.hidden_states) == len(VISION["depths"]) + 1
 
 
@@ -289,7 +289,7 @@ def test_lora_trains_under_gradient_checkpointing(use_reentrant):
     model.get_base_model().enable_input_require_grads()
     model.train()
     labels = torch.ones(2, len(TAGS))
-    model(pixel_values=pictures(2), labels=labels).loss.backward()
+    model(pixel_values=images(2), labels=labels).loss.backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters() if "lora_B" in name}
     assert gradients
     assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients.values())
@@ -298,8 +298,8 @@ def test_lora_trains_under_gradient_checkpointing(use_reentrant):
 
 def test_tags_with_their_scores():
     model = tiny_model()
-    probabilities = model(pictures(1)).logits.sigmoid()[0].tolist()
-    (found,) = model.generate_tags(pictures(1), thresholds=0.0, return_scores=True)
+    probabilities = model(images(1)).logits.sigmoid()[0].tolist()
+    (found,) = model.generate_tags(images(1), thresholds=0.0, return_scores=True)
     assert [tag for tag, _ in found] == TAGS
     assert [score for _, score in found] == pytest.approx(probabilities)
 
@@ -307,4 +307,4 @@ def test_tags_with_their_scores():
 @pytest.mark.parametrize("thresholds", ["abc", 1.5, -0.1, float("nan"), [0.5, 2.0, 0.5, 0.5, 0.5]])
 def test_thresholds_that_are_none_are_refused(thresholds):
     with pytest.raises(ValueError, match="thresholds must"):
-        tiny_model().generate_tags(pictures(1), thresholds=thresholds)
+        tiny_model().generate_tags(images(1), thresholds=thresholds)

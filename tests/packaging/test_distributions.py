@@ -155,14 +155,14 @@ def test_the_wheel_alone_is_enough(python, wheel, tmp_path):
     for name in ("evaluation", "datasets", "publishing"):  # a user's own folders, which must not matter
         (folder / name).mkdir(parents=True)
     (folder / "evaluation" / "__init__.py").write_text("raise AssertionError('the folder of the user')\n")
-    picture = shutil.copyfile(ROOT / "docs" / "images" / "scene.png", folder / "scene.png")
+    image = shutil.copyfile(ROOT / "docs" / "images" / "scene.png", folder / "scene.png")
     variables = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "HF_", "LION_"))}
     variables |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
     script = shutil.copyfile(Path(__file__).with_name("use_core.py"), folder / "use_core.py")
     hidden = () if python else EXTRAS
     for command, shown in (
         ([environment / "bin" / "lion", "demo", "--output", "demo.png"], "drawn"),
-        ([environment / "bin" / "python", script, picture, *hidden], "used"),
+        ([environment / "bin" / "python", script, image, *hidden], "used"),
     ):
         done = subprocess.run(
             [str(part) for part in command], capture_output=True, text=True, cwd=folder, env=variables, check=False

@@ -38,7 +38,7 @@ def lion(*arguments: str) -> tuple[int, str, str]:
     return status, out.getvalue(), err.getvalue()
 
 
-def use(picture: str) -> None:
+def use(image: str) -> None:
     """Every use that needs no extra works, and what needs one says so."""
     import lion_multimodal
     from lion_multimodal import checkpoints
@@ -49,7 +49,7 @@ def use(picture: str) -> None:
     assert not [name for name, specification in found.items() if specification and specification.origin], found
     assert "site-packages" in lion_multimodal.__file__, lion_multimodal.__file__
 
-    status, out, _ = lion("predict", picture, "--prompt", "Question: What color is the flower? Short answer:", "--json")
+    status, out, _ = lion("predict", image, "--prompt", "Question: What color is the flower? Short answer:", "--json")
     assert status == 0
     assert json.loads(out)["generated_text"] == "red", out
     status, out, err = lion("demo", "--scene", "3", "--output", "drawing.png")
@@ -78,10 +78,10 @@ def use(picture: str) -> None:
     again = type(model).from_pretrained("saved")
     assert all(again.state_dict()[name].equal(value) for name, value in model.state_dict().items())
     prompt = "Question: What color is the flower? Short answer:"
-    (answer,) = pipeline("image-to-text", model=str(repo), trust_remote_code=True)(picture, prompt=prompt)
+    (answer,) = pipeline("image-to-text", model=str(repo), trust_remote_code=True)(image, prompt=prompt)
     assert answer["generated_text"] == "red", answer
     pipe = pipeline("image-text-to-text", model=model, processor=processor)
-    (answer,) = pipe(images=picture, text=prompt, return_full_text=False)
+    (answer,) = pipe(images=image, text=prompt, return_full_text=False)
     assert answer["generated_text"].strip() == "red", answer
 
 

@@ -148,7 +148,7 @@ def _changed(before, after):
     return ImageChops.difference(before.convert("RGB"), after).getbbox()
 
 
-def test_draw_boxes_leaves_the_picture_alone_and_draws_at_the_box():
+def test_draw_boxes_leaves_the_image_alone_and_draws_at_the_box():
     image = Image.new("RGB", (200, 100), "white")
     drawn = draw_boxes(image, [(20, 30, 120, 90)], color="#ff0000")
     assert image.getcolors() == [(20000, (255, 255, 255))]
@@ -157,7 +157,7 @@ def test_draw_boxes_leaves_the_picture_alone_and_draws_at_the_box():
     assert drawn.getpixel((70, 60)) == (255, 255, 255)
 
 
-def test_draw_boxes_writes_labels_above_the_box_and_inside_the_picture():
+def test_draw_boxes_writes_labels_above_the_box_and_inside_the_image():
     image = Image.new("RGB", (200, 100), "white")
     drawn = draw_boxes(image, [(20, 40, 120, 90)], ["a dog"], color="#ff0000")
     left, top, right, bottom = _changed(image, drawn)

@@ -1,4 +1,4 @@
-"""Pictures from every kind of source, and the numbers they become."""
+"""Images from every kind of source, and the numbers they become."""
 
 import base64
 import contextlib
@@ -164,7 +164,7 @@ def test_every_mode_becomes_rgb(picture, mode):
     assert image.size == picture.size
 
 
-def test_transparent_pictures_are_put_on_white(tmp_path):
+def test_transparent_images_are_put_on_white(tmp_path):
     # fully transparent red, as many editors leave it below
     image = PIL.Image.new("RGBA", (4, 4), (255, 0, 0, 0))
     image.putpixel((0, 0), (0, 0, 255, 255))
@@ -302,7 +302,7 @@ def test_animation_gives_its_first_frame(tmp_path):
         (np.zeros((4, 4, 3), complex), ValueError, "complex"),
     ],
 )
-def test_errors_say_what_was_expected_and_which_picture(source, error, message):
+def test_errors_say_what_was_expected_and_which_image(source, error, message):
     with pytest.raises(error, match=message) as caught:
         load_image(source)
     assert "\n" not in str(caught.value)
@@ -328,7 +328,7 @@ def test_damaged_files_are_reported_by_name(picture, tmp_path):
     damage=st.lists(st.tuples(st.integers(0, 399), st.integers(0, 255)), max_size=8),
     length=st.integers(0, 400),
 )
-def test_damaged_bytes_give_a_picture_or_a_value_error(kind, damage, length):
+def test_damaged_bytes_give_a_image_or_a_value_error(kind, damage, length):
     buffer = io.BytesIO()
     PIL.Image.new("RGB", (9, 6), "green").save(buffer, kind)
     content = bytearray(buffer.getvalue()[:length])
@@ -386,7 +386,7 @@ def test_the_users_image_stays_as_it_is(picture):
     assert (picture.tobytes(), picture.info) == (before, {"comment": "mine"})
 
 
-def test_several_pictures_for_one_text_are_refused(picture):
+def test_several_images_for_one_text_are_refused(picture):
     with pytest.raises(ValueError, match=r"images\[0\] holds 2 images"):
         LionImageProcessor()([[picture, picture]])
 

@@ -94,7 +94,7 @@ def test_tags_per_sample(processor):
     assert torch.equal(for_all, for_all[:1].expand(5, -1))
 
 
-def test_without_pictures_or_without_text(processor):
+def test_without_images_or_without_text(processor):
     assert "pixel_values" not in processor(text="what is it?")
     assert list(processor(images=[IMAGE, IMAGE])) == ["pixel_values"]
 

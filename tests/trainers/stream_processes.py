@@ -22,7 +22,7 @@ GLOBAL_BATCH = 4
 MAX_STEPS = 6
 
 
-def write_shards(folder: Path, pictures: Path, count: int) -> None:
+def write_shards(folder: Path, images: Path, count: int) -> None:
     """`make_rows` as JSON Lines in `count` files of equal length."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = [{**row, "image": f"{i}.png"} for i, row in enumerate(make_rows(NUM_ROWS))]
@@ -53,7 +53,7 @@ def read_seen(path: Path, process: int = 0) -> list[list[str]]:
     return [json.loads(line) for line in (path / f"seen-{process}.jsonl").read_text().splitlines()]
 
 
-def train(shards: Path, pictures: Path, path: Path, workers: int = 0, resume: bool = False) -> None:
+def train(shards: Path, images: Path, path: Path, workers: int = 0, resume: bool = False) -> None:
     args = LionSFTConfig(
         output_dir=str(path),
         use_cpu=True,
@@ -76,7 +76,7 @@ def train(shards: Path, pictures: Path, path: Path, workers: int = 0, resume: bo
         shuffle_buffer=4,
         tags="column",
         level="column",
-        image_folder=str(pictures),
+        image_folder=str(images),
     )
     processor = make_processor()
     trainer = RecordingTrainer(
@@ -91,14 +91,14 @@ def train(shards: Path, pictures: Path, path: Path, workers: int = 0, resume: bo
     trainer.save_state()
 
 
-def train_and_resume(shards: Path, pictures: Path, path: Path, workers: int = 0) -> None:
+def train_and_resume(shards: Path, images: Path, path: Path, workers: int = 0) -> None:
     """Train in `path/whole`, and in `path/resumed` from the checkpoint that a run killed half-way would leave."""
-    train(shards, pictures, path / "whole", workers)
+    train(shards, images, path / "whole", workers)
     state = PartialState()
     if state.is_main_process:
         shutil.copytree(path / "whole" / "checkpoint-3", path / "resumed" / "checkpoint-3")
     state.wait_for_everyone()
-    train(shards, pictures, path / "resumed", workers, resume=True)
+    train(shards, images, path / "resumed", workers, resume=True)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ boxes = st.tuples(st.integers(0, 18), st.integers(0, 13), st.integers(1, 19), st
 )
 
 
-def marked_picture(box) -> PIL.Image.Image:
+def marked_image(box) -> PIL.Image.Image:
     """Black, with the box white."""
     pixels = np.zeros((HEIGHT, WIDTH, 3), dtype=np.uint8)
     x1, y1, x2, y2 = (4 * edge for edge in box)
@@ -37,7 +37,7 @@ def test_boxes_in_prompt_and_answer_stay_on_their_objects(box, seed, flip):
     text = format_box((x1 / WIDTH, y1 / HEIGHT, x2 / WIDTH, y2 / HEIGHT))
     augment = Augmentation((0.3, 1.0), flip)
     image, (prompt, answer) = augment(
-        marked_picture(box), [f"what is at {text}?", f"Answer: {text}"], np.random.default_rng(seed)
+        marked_image(box), [f"what is at {text}?", f"Answer: {text}"], np.random.default_rng(seed)
     )
     np.testing.assert_allclose(parse_boxes(answer)[0], found_box(image), atol=0.002)
     assert parse_boxes(prompt) == parse_boxes(answer)
@@ -60,7 +60,7 @@ def test_crop_and_flip_do_happen():
 )
 def test_texts_about_sides_are_never_flipped(text):
     assert speaks_of_sides(text)
-    image = marked_picture((0, 0, 3, 3))
+    image = marked_image((0, 0, 3, 3))
     for seed in range(20):
         augmented, never_flipped = (
             Augmentation((0.5, 1.0), flip)(image, ["what is it?", text], np.random.default_rng(seed))[0]
@@ -71,13 +71,13 @@ def test_texts_about_sides_are_never_flipped(text):
 
 def test_crop_that_would_cut_a_box_is_not_made():
     full = "[0.000,0.000,1.000,1.000]"
-    image, texts = Augmentation((0.5, 0.6), 0.0)(marked_picture((0, 0, 20, 15)), [full], np.random.default_rng(0))
+    image, texts = Augmentation((0.5, 0.6), 0.0)(marked_image((0, 0, 20, 15)), [full], np.random.default_rng(0))
     assert image.size == (WIDTH, HEIGHT)
     assert texts == [full]
 
 
 def test_boxes_in_another_form_leave_the_row_as_it_is():
-    image = marked_picture((0, 0, 4, 4))
+    image = marked_image((0, 0, 4, 4))
     for seed in range(10):
         augmented, texts = Augmentation((0.3, 0.5), 1.0)(image, ["(0.0,0.0,0.2,0.2)"], np.random.default_rng(seed))
         assert augmented.size == image.size

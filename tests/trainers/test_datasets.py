@@ -2,7 +2,7 @@ import datasets
 import pyarrow.parquet as pq
 import pytest
 
-from tests.trainers.conftest import make_rows, picture
+from tests.trainers.conftest import image, make_rows
 from trainers.datasets_lion import ROW_FEATURES, build_dataset
 from trainers.recipe import SourceRecipe
 from trainers.rows import BadRowError, BadRows, open_image
@@ -17,7 +17,7 @@ def folder(tmp_path_factory):
     rows.save_to_disk(str(folder / "saved"))
     (folder / "pictures").mkdir()
     for i in range(6):
-        picture(i).save(folder / "pictures" / f"{i}.png")
+        image(i).save(folder / "pictures" / f"{i}.png")
     texts = rows.remove_columns("image").add_column("file_name", [f"{i}.png" for i in range(6)])
     texts.to_json(folder / "pictures" / "metadata.jsonl")
     texts.rename_column("file_name", "image").to_json(folder / "rows.jsonl")
@@ -126,8 +126,8 @@ def test_templates_columns_and_boxes(folder):
 def test_tagger_gives_the_tags(folder):
     asked = []
 
-    def tag_rows(source, pictures):
-        asked.append((source.name, len(pictures)))
+    def tag_rows(source, images):
+        asked.append((source.name, len(images)))
         return [["cat", "dog"], None, *[[]] * 4]
 
     dataset = build_dataset([source("parquet", folder, tags="tagger")], tag_rows=tag_rows)
@@ -153,7 +153,7 @@ def test_sources_that_cannot_be_used(folder, fields, problem):
     assert "'parquet'" in str(error.value)
 
 
-def test_pictures_are_not_copied(folder):
+def test_images_are_not_copied(folder):
     """A large dataset must not be written to the cache a second time."""
     dataset = build_dataset([source("parquet", folder)])
     rewritten = [f["filename"] for f in dataset.cache_files if "cache-" in f["filename"]]

@@ -20,7 +20,7 @@ def test_router_weights_by_layer_adapter_and_task():
     assert router_weights(tiny_model(["image_level"])) == {}
 
 
-def test_pictures_are_drawn(tmp_path):
+def test_images_are_drawn(tmp_path):
     history = [
         {"loss": 3.0, "step": 1},
         {"eval_val_loss": 2.5, "eval_val_exact_match": 0.1, "step": 1},

@@ -40,7 +40,7 @@ def test_completions_and_tags():
     assert read_tags(None) is None
 
 
-def test_pictures(tmp_path):
+def test_images(tmp_path):
     path = tmp_path / "a.png"
     PIL.Image.new("RGB", (3, 2), "red").save(path)
     assert open_image({"bytes": path.read_bytes(), "path": None}).size == (3, 2)

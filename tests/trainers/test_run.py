@@ -80,7 +80,7 @@ def logged_losses(directory: Path) -> list[float]:
     return [entry["loss"] for entry in history if "loss" in entry]
 
 
-def test_every_stage_leaves_an_adapter_and_pictures(finished):
+def test_every_stage_leaves_an_adapter_and_images(finished):
     for stage in STAGES.values():
         directory = Path(finished.output_dir) / stage.name
         assert json.loads((directory / "adapter_config.json").read_text())["adapters"] == list(stage.adapters)

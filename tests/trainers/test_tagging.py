@@ -458,7 +458,7 @@ def test_thresholds_and_scores(tagger, folder, tmp_path):
     records = [json.loads(line) for line in output.read_text().splitlines()]
     assert len(records) == len(NAMES)
     for record, index in zip(records, range(len(NAMES))):
-        (expected,) = tagger.scores(picture_as_saved(folder, record["file_name"]), thresholds=0.0)
+        (expected,) = tagger.scores(image_as_saved(folder, record["file_name"]), thresholds=0.0)
         assert record["tags"] == list(expected)
         assert set(record["tags"]) == {tag.strip() for tag in TAGS}, index
         assert record["scores"] == pytest.approx(list(expected.values()), abs=1e-3)
@@ -466,6 +466,6 @@ def test_thresholds_and_scores(tagger, folder, tmp_path):
     assert datasets.load_from_disk(str(tmp_path / "set"))["scores"][:] == [[]] * len(NAMES)
 
 
-def picture_as_saved(folder, name):
+def image_as_saved(folder, name):
     with PIL.Image.open(folder / name) as image:
         return image.convert("RGB")

@@ -14,18 +14,18 @@ from configuration_lion import RamConfig
 from lion_multimodal.cli.main import main
 from modeling_lion.modeling_ram import RamForImageTagging
 from processing_lion import LionImageProcessor
-from tests.trainers.conftest import picture
+from tests.trainers.conftest import image
 
 
 ROOT = Path(__file__).parents[2]
-NUM_PICTURES = 300
+NUM_IMAGES = 300
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("pictures")
-    for i in range(NUM_PICTURES):
-        picture(i % 50).save(folder / f"{i:03d}.png")
+    for i in range(NUM_IMAGES):
+        image(i % 50).save(folder / f"{i:03d}.png")
     (folder / "broken.jpg").write_bytes(b"?")
     return folder
 
@@ -42,7 +42,7 @@ def tagger(tmp_path_factory) -> Path:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)
-        inputs = LionImageProcessor.for_tagging(32)([picture(i) for i in range(50)], return_tensors="pt")
+        inputs = LionImageProcessor.for_tagging(32)([image(i) for i in range(50)], return_tensors="pt")
         probabilities = model(**inputs).logits.sigmoid().sort(dim=0).values
         # In the largest gap near the middle, so that no image hangs on a rounding error.
         gaps = (probabilities[11:40] - probabilities[10:39]).argmax(dim=0) + 10
@@ -83,7 +83,7 @@ def lines_in(directory: Path) -> list[bytes]:
 
 def test_two_processes_killed_and_repeated_give_the_file_of_one(folder, tagger, tmp_path, capsys):
     assert main(arguments(folder, tagger, tmp_path / "alone.jsonl")) == 0
-    assert f"{NUM_PICTURES} tagged, 0 already there, 1 unreadable" in capsys.readouterr().out
+    assert f"{NUM_IMAGES} tagged, 0 already there, 1 unreadable" in capsys.readouterr().out
     expected = (tmp_path / "alone.jsonl").read_bytes()
     assert len({line.split(b'"tags"')[1] for line in expected.splitlines()}) > 2
 
@@ -97,7 +97,7 @@ def test_two_processes_killed_and_repeated_give_the_file_of_one(folder, tagger, 
         process.kill()
     killed.communicate()
     done = len(lines_in(output.parent))
-    assert 0 < done < NUM_PICTURES
+    assert 0 < done < NUM_IMAGES
 
     again = launch(folder, tagger, output)
     report = again.communicate(timeout=600)[0]

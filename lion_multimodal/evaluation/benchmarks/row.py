@@ -102,7 +102,7 @@ def decode_image(image: Any) -> Image.Image:
     Raises:
         ValueError: there is nothing to read, or no image can be read there.
     """
-    return _read_picture(image, load_image)
+    return _read_image(image, load_image)
 
 
 def cell_size(image: Any) -> tuple[int, int]:
@@ -112,10 +112,10 @@ def cell_size(image: Any) -> tuple[int, int]:
     Raises:
         ValueError: no image can be read.
     """
-    return _read_picture(image, image_size)
+    return _read_image(image, image_size)
 
 
-def _read_picture(image: Any, read: Callable[[Any], Any]) -> Any:
+def _read_image(image: Any, read: Callable[[Any], Any]) -> Any:
     try:
         if callable(image):
             image = image()

@@ -34,7 +34,7 @@ def vocabulary(lion, processor):
 
 
 def batches(processor, questions=2, pictures=True):
-    return InstructionBatches(6, 0, 3, processor, questions, patch_size=16, num_slots=8, pictures=pictures)
+    return InstructionBatches(6, 0, 3, processor, questions, patch_size=16, num_slots=8, images=pictures)
 
 
 def test_a_batch_of_a_number_is_always_the_same(processor):
@@ -53,7 +53,7 @@ def test_layouts_ask_what_their_stage_asks(processor):
     assert data[0]["scene_index"].tolist() == [0, 0, 1, 1, 2, 2]
 
 
-def test_pictures_are_those_of_the_processor(processor):
+def test_images_are_those_of_the_processor(processor):
     from laboratory.world.scene import render, sample_scene
 
     data = PatchBatches(1, 0, 1, 16)
@@ -85,7 +85,7 @@ def test_symbols_teach_the_language_model_alone(lion, vocabulary, processor, lay
     assert "lion.language_model.shared.weight" in names
 
 
-def test_connectors_are_taught_from_the_pictures(lion, vocabulary, processor):
+def test_connectors_are_taught_from_the_images(lion, vocabulary, processor):
     names = gradients(ConnectorTeacher(lion, vocabulary), batches(processor, questions=1)[0])
     parts = {name.split(".")[1] for name in names}
     assert {"qformer", "query_tokens", "vision_aggregator", "aggregator_projection"} <= parts

@@ -22,7 +22,7 @@ def test_map_style_and_streaming_give_the_same_rows():
         }
 
 
-def test_rows_are_about_their_picture():
+def test_rows_are_about_their_image():
     for row in build_world(num_scenes=4, questions=8, streaming=True):
         scene = sample_scene(row["seed"])
         assert row["image"].convert("RGB").tobytes() == render(scene).tobytes()

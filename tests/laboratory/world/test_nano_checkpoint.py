@@ -48,13 +48,13 @@ def tagger(directory):
         ("reg", 0.9),
     ],
 )
-def test_answers_on_held_out_pictures(model, processor, tagger, task, least):
+def test_answers_on_held_out_images(model, processor, tagger, task, least):
     cases = list(held_out(task, 60))
     score = score_task(task, cases, answer_all(model, processor, cases, partial(tag_scenes, tagger)))[0]
     assert score.value > least
 
 
-def test_tags_of_held_out_pictures(tagger):
+def test_tags_of_held_out_images(tagger):
     assert tagger.config.tags == list(TAGS)
     assert score_tagger(tagger, 60, "test").value > 0.9
 

@@ -21,8 +21,8 @@ SEEDS = st.integers(min_value=0, max_value=2_000_000_000)
 
 def changed_pixels(scene):
     """Where the image differs from its background."""
-    picture, background = np.asarray(render(scene), int), np.asarray(render_background(scene.seed), int)
-    return np.abs(picture - background).max(-1) > 0
+    image, background = np.asarray(render(scene), int), np.asarray(render_background(scene.seed), int)
+    return np.abs(image - background).max(-1) > 0
 
 
 @settings(max_examples=60, deadline=None)
@@ -43,7 +43,7 @@ def test_boxes_are_tight_around_what_was_drawn(seed):
 
 @settings(max_examples=60, deadline=None)
 @given(SEEDS)
-def test_objects_are_in_the_picture_apart_and_told_apart_by_name(seed):
+def test_objects_are_in_the_image_apart_and_told_apart_by_name(seed):
     scene = sample_scene(seed)
     assert 1 <= len(scene.objects) <= 4
     assert len({item.name for item in scene.objects}) == len(scene.objects)
@@ -60,7 +60,7 @@ def test_objects_are_in_the_picture_apart_and_told_apart_by_name(seed):
 
 @settings(max_examples=20, deadline=None)
 @given(SEEDS)
-def test_a_seed_always_gives_the_same_picture(seed):
+def test_a_seed_always_gives_the_same_image(seed):
     assert sample_scene(seed) == sample_scene(seed)
     assert render(sample_scene(seed)).tobytes() == render(sample_scene(seed)).tobytes()
 
@@ -76,10 +76,10 @@ def test_the_middle_of_an_object_has_its_color():
     hearts = 0
     for seed in range(300):
         scene = sample_scene(seed)
-        picture = render(scene)
+        image = render(scene)
         for item in scene.objects:
             if item.glyph == "heart":
-                assert picture.getpixel(tuple(int(side) for side in item.center)) == COLORS[item.color]
+                assert image.getpixel(tuple(int(side) for side in item.center)) == COLORS[item.color]
                 hearts += 1
     assert hearts > 20
 
@@ -115,7 +115,7 @@ def test_unknown_glyph_is_refused():
 
 
 def test_render_gives_rgb_of_the_world_size():
-    picture = render(sample_scene(1))
-    assert isinstance(picture, Image.Image)
-    assert picture.mode == "RGB"
-    assert picture.size == (96, 96)
+    image = render(sample_scene(1))
+    assert isinstance(image, Image.Image)
+    assert image.mode == "RGB"
+    assert image.size == (96, 96)

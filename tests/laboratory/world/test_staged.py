@@ -163,7 +163,7 @@ def test_a_source_that_cannot_be_cached_is_refused():
         numbered_rows([other])
 
 
-def test_cached_features_give_what_pictures_give(base):
+def test_cached_features_give_what_images_give(base):
     lion = LionForConditionalGeneration.from_pretrained(base).eval().requires_grad_(False)
     processor = LionProcessor.from_pretrained(base)
     from laboratory.world.scene import render

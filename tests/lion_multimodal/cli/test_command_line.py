@@ -26,9 +26,9 @@ def test_demo_of_a_held_out_scene(capsys, tmp_path):
     printed = capsys.readouterr().out
     assert printed.count("answered") == printed.count("(true:") == 3
     assert f"drawn     {drawing}" in printed
-    with Image.open(drawing) as picture, Image.open(drawing.with_name("demo_picture.png")) as scene:
-        assert picture.size == (480, 480)
-        assert picture.convert("RGB").resize(scene.size).tobytes() != scene.convert("RGB").tobytes()
+    with Image.open(drawing) as image, Image.open(drawing.with_name("demo_picture.png")) as scene:
+        assert image.size == (480, 480)
+        assert image.convert("RGB").resize(scene.size).tobytes() != scene.convert("RGB").tobytes()
 
 
 def test_demo_shows_the_first_held_out_scenes(capsys, tmp_path):
@@ -68,7 +68,7 @@ def test_predict(capsys, tmp_path):
     assert Path(record["drawing"]).is_file()
 
 
-def test_predict_names_the_picture_where_there_are_several(capsys):
+def test_predict_names_the_image_where_there_are_several(capsys):
     question = "Question: What color is the flower? Short answer:"
     assert main(["predict", str(SCENE), str(SCENE), "--prompt", question, "--no-tags", "--batch-size", "2"]) == 0
     assert capsys.readouterr().out.splitlines() == [f"{SCENE}: red"] * 2

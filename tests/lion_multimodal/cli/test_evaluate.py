@@ -63,11 +63,11 @@ def test_all_benchmarks(data, checkpoint, tmp_path, capsys):
 def test_what_cannot_be_evaluated_does_not_stop_the_rest(data, tmp_path, capsys, caplog):
     folder = tmp_path / "data"
     shutil.copytree(data / "vsr", folder / "vsr")
-    (picture,) = (folder / "vsr" / "images").iterdir()
+    (image,) = (folder / "vsr" / "images").iterdir()
     row = json.loads((folder / "vsr" / "test.jsonl").read_text())
     rows = [row, {**row, "image": "broken.png"}, {**row, "label": None}]
     (folder / "vsr" / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    (picture.parent / "broken.png").write_bytes(picture.read_bytes()[:100])
+    (image.parent / "broken.png").write_bytes(image.read_bytes()[:100])
     (folder / "gqa").mkdir()
     (folder / "gqa" / "rows.jsonl").write_text(json.dumps({"id": "1", "question": "?"}))
     arguments = ["--model", str(NANO), "--benchmark", "gqa,vsr,pope", "--data-dir", str(folder), "--device", "cpu"]

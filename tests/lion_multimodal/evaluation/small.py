@@ -13,7 +13,7 @@ from lion_multimodal.evaluation.benchmark import Benchmark, Decoding, Example, H
 from lion_multimodal.evaluation.rows import DataUnavailableError, Examples
 
 
-PICTURES = 5
+IMAGES = 5
 
 
 def benchmark(name: str, **changes: Any) -> Benchmark:
@@ -35,10 +35,10 @@ MIXED = benchmark("mixed")
 WORDS = benchmark("words", metrics={"": Metric("agreement", "accuracy")}, published={})
 
 
-def world_examples(pictures: int = PICTURES, first: int = 500) -> list[Example]:
+def world_examples(images: int = IMAGES, first: int = 500) -> list[Example]:
     """Of each image the questions in words and about a place first, and those with choices after all of these."""
     asked, chosen = [], []
-    for seed in SPLITS["test"][first : first + pictures]:
+    for seed in SPLITS["test"][first : first + images]:
         scene = sample_scene(seed)
         shared = {
             "image": partial(render, scene),

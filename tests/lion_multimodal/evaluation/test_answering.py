@@ -13,7 +13,7 @@ from lion_multimodal.evaluation import answering
 from lion_multimodal.evaluation.answering import Answer, Answerer, Unanswered, group_by_image
 from lion_multimodal.evaluation.benchmark import Decoding, Example
 from lion_multimodal.evaluation.rows import load_image
-from tests.lion_multimodal.evaluation.small import MIXED, PICTURES, world_examples
+from tests.lion_multimodal.evaluation.small import IMAGES, MIXED, world_examples
 
 
 NANO = checkpoints.path("nano")
@@ -92,7 +92,7 @@ def test_likelihoods_per_token(loaded, answerer):
             assert per_token[example.id].scores == pytest.approx(expected.tolist(), abs=1e-4)
 
 
-def test_a_picture_is_encoded_and_tagged_once(loaded, answerer, monkeypatch):
+def test_a_image_is_encoded_and_tagged_once(loaded, answerer, monkeypatch):
     encoded, tagged = [], []
     encode_images, tag = loaded.model.encode_images, loaded.tagger.tag_pixel_values
     monkeypatch.setattr(
@@ -100,7 +100,7 @@ def test_a_picture_is_encoded_and_tagged_once(loaded, answerer, monkeypatch):
     )
     monkeypatch.setattr(loaded.tagger, "tag_pixel_values", lambda pixels: (tagged.append(len(pixels)), tag(pixels))[1])
     answers(answerer(tags="tagger", batch_size=3))
-    assert encoded == tagged == [3, PICTURES - 3]
+    assert encoded == tagged == [3, IMAGES - 3]
 
 
 def test_tags(loaded, answerer):
@@ -132,7 +132,7 @@ def test_what_goes_on_gives_the_same_numbers(answerer):
     assert shares[0] | shares[1] == whole
 
 
-def test_unreadable_pictures_lose_their_questions_only(answerer, tmp_path):
+def test_unreadable_images_lose_their_questions_only(answerer, tmp_path):
     junk = tmp_path / "junk.png"
     junk.write_bytes(b"junk")
     lost_id = EXAMPLES[0].image_id
@@ -221,7 +221,7 @@ def test_precision(loaded):
     st.lists(st.tuples(st.text(max_size=3), st.sampled_from("abcdef")), unique_by=lambda pair: pair[0]),
     st.integers(1, 4),
 )
-def test_groups_hold_whole_pictures(pairs, pictures):
+def test_groups_hold_whole_images(pairs, pictures):
     examples = [Example(name, None, image_id, "?", {"references": ""}) for name, image_id in pairs]
     groups = group_by_image(examples, pictures)
     assert sorted(e.id for group in groups for e in group) == sorted(name for name, _ in pairs)

@@ -25,7 +25,7 @@ NAMES = [
 ]
 
 
-def picture(path, color=(200, 10, 10), size=(80, 60)):
+def image(path, color=(200, 10, 10), size=(80, 60)):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, color).save(path)
     return path
@@ -153,7 +153,7 @@ def test_karpathys_captions(folder):
     ]
     for name, number in (("coco_caption", "9"), ("flickr30k", "9")):
         directory = folder(name, dataset__json={"images": images, "dataset": name})
-        picture(directory / "images" / "b.png")
+        image(directory / "images" / "b.png")
         (example,) = read(name, directory)
         assert (example.id, example.metric_inputs) == (number, {"references": ["A cat.", "b"]})
         assert example.instruction == format_prompt("caption_short")
@@ -170,7 +170,7 @@ def test_okvqas_own_files(folder):
             ]
         },
     )
-    picture(directory / "images" / "COCO_val2014_000000000005.jpg")
+    image(directory / "images" / "COCO_val2014_000000000005.jpg")
     (example,) = read("okvqa", directory)
     assert (example.id, example.image_id, example.metric_inputs["references"]) == ("31", "5", ["cats"] * 10)
     assert example.instruction == "Question: What is it? Short answer:"
@@ -179,7 +179,7 @@ def test_okvqas_own_files(folder):
 def test_aokvqas_own_file(folder):
     row = {"image_id": 5, "question_id": "q", "question": "Why?", "choices": ["a", "b"], "correct_choice_idx": 1}
     directory = folder("aokvqa", val__json=[{**row, "direct_answers": ["b"] * 9 + ["c"], "split": "val"}])
-    picture(directory / "images" / "val2017" / "000000000005.jpg")
+    image(directory / "images" / "val2017" / "000000000005.jpg")
     (directory / "images" / "val2017" / "000000000005.jpg").rename(directory / "images" / "000000000005.jpg")
     direct, choice = read("aokvqa", directory)
     assert direct.metric_inputs["references"] == ["b"] * 9 + ["c"]
@@ -190,7 +190,7 @@ def test_aokvqas_own_file(folder):
 
 def test_gqas_own_file(folder):
     directory = folder("gqa", testdev__json={"20": {"imageId": "n1", "question": "Is it?", "answer": "yes"}})
-    picture(directory / "images" / "n1.jpg")
+    image(directory / "images" / "n1.jpg")
     (example,) = read("gqa", directory)
     assert (example.id, example.image_id, example.metric_inputs) == ("20", "n1", {"references": "yes"})
 
@@ -202,7 +202,7 @@ def test_iconqas_own_rows(folder):
         {"question_id": "4", "choices": None, "answer": "9", **row, "ques_type": "fill_in_blank"},
     ]
     directory = folder("iconqa", test__json=rows)
-    picture(directory / "images" / "3" / "image.png")
+    image(directory / "images" / "3" / "image.png")
     (example,) = read("iconqa", directory)
     # The number of a choice, not the choice.
     assert (example.candidates, example.metric_inputs["references"]) == (("4", "2", "8"), 2)
@@ -212,7 +212,7 @@ def test_popes_own_files(folder):
     row = {"image": "COCO_val2014_1.jpg", "text": "Is there a dog in the image?"}
     lines = [json.dumps({"question_id": number, **row, "label": label}) for number, label in ((1, "yes"), (2, "no"))]
     directory = folder("pope", **{f"coco_pope_{part}__json": "\n".join(lines) for part in ("random", "popular")})
-    picture(directory / "images" / "COCO_val2014_1.jpg")
+    image(directory / "images" / "COCO_val2014_1.jpg")
     examples = read("pope", directory)
     assert {example.id for example in examples} == {"random/1", "random/2", "popular/1", "popular/2"}
     assert {example.part: example.metric_inputs["references"] for example in examples if example.id[-1] == "2"} == {
@@ -257,7 +257,7 @@ def test_visdials_own_files(folder):
         visdial__json={"version": "1.0", "split": "val2018", "data": data},
         dense__json=[{"image_id": 12, "round_id": 2, "gt_relevance": [1.0, 0.5]}],
     )
-    picture(directory / "images" / "VisualDialog_val2018_000000000012.jpg")
+    image(directory / "images" / "VisualDialog_val2018_000000000012.jpg")
     first, second = read("visdial", directory)
     assert first.instruction == "Dialog history: a dog.\nQuestion: is it big? Short answer:"
     assert second.instruction == "Dialog history: a dog. is it big? yes.\nQuestion: is it old? Short answer:"
@@ -271,7 +271,7 @@ def test_visdials_own_files(folder):
 def test_shikras_boxes_are_corners_and_lmms_labs_are_sizes(folder):
     row = {"img_path": "a.png", "expression": "the cat", "bbox": [20, 15, 60, 45], "height": 60, "width": 80}
     directory = folder("refcoco_val", rec__jsonl=json.dumps(row))
-    picture(directory / "images" / "a.png")
+    image(directory / "images" / "a.png")
     (example,) = read("refcoco_val", directory)
     assert example.metric_inputs["references"] == [0.25, 0.25, 0.75, 0.75]
     assert example.instruction == format_prompt("rec", expression="the cat")
@@ -279,7 +279,7 @@ def test_shikras_boxes_are_corners_and_lmms_labs_are_sizes(folder):
 
     row = {"question_id": "1", "image": "a.png", "answer": ["the cat", "it"], "bbox": [20, 15, 40, 30]}
     directory = folder("refcocog_val", val__jsonl=json.dumps({**row, "file_name": "COCO_train2014_5_0.jpg"}))
-    picture(directory / "images" / "a.png")
+    image(directory / "images" / "a.png")
     first, second = read("refcocog_val", directory)
     assert first.metric_inputs == second.metric_inputs == {"references": [0.25, 0.25, 0.75, 0.75]}
     assert (first.image_id, second.image_id) == ("COCO_train2014_5", "COCO_train2014_5")
@@ -335,7 +335,7 @@ def test_a_row_that_cannot_be_used(folder, name, column, value, reason):
     if name == "mmbench":
         other["index"] = 0
     directory = folder(name, rows__jsonl="\n".join(json.dumps(row) for row in (other, {**good, column: value})))
-    picture(directory / "images" / "a.png")
+    image(directory / "images" / "a.png")
     examples = read_examples(BENCHMARKS[name], directory.parent)
     (left_out,) = examples.unusable
     assert reason in left_out["reason"]

@@ -77,7 +77,7 @@ def test_rows_of_a_folder(folder, caplog):
 
 
 @pytest.mark.parametrize("kind", ["json", "jsonl", "csv", "tsv", "parquet", "embedded", "bytes", "base64"])
-def test_kinds_of_files_and_pictures(folder, tmp_path, kind):
+def test_kinds_of_files_and_images(folder, tmp_path, kind):
     rows = [{**ROW, "name": name} for name in ("x", "y")]
     if kind in ("parquet", "embedded", "bytes", "base64"):
         data_dir = folder([])
@@ -145,7 +145,7 @@ def test_annotation_files_of_two_kinds(folder, tmp_path):
         read_examples(SMALL, folder("name\na", "a.csv"))
 
 
-def test_names_of_pictures_do_not_lead_out_of_their_folder(folder, tmp_path):
+def test_names_of_images_do_not_lead_out_of_their_folder(folder, tmp_path):
     (tmp_path / "outside.png").write_bytes(png())
     examples = read_examples(SMALL, folder([ROW, {**ROW, "name": "b", "image": "../../outside.png"}]))
     assert [example.id for example in examples] == ["a"]
@@ -168,13 +168,13 @@ def _not_there():
         (_not_there, "nowhere"),
     ],
 )
-def test_a_picture_that_cannot_be_decoded(image, reason):
+def test_a_image_that_cannot_be_decoded(image, reason):
     example = Example("seven", image, "7", "What?", {"references": "cat"})
     with pytest.raises(ValueError, match=f"the image of seven cannot be read: .*{reason}"):
         load_image(example)
 
 
-def test_pictures_are_decoded_as_the_processor_does():
+def test_images_are_decoded_as_the_processor_does():
     """Transparency on white, 16-bit greyscale scaled, EXIF rotation applied, in the size too."""
     clear = io.BytesIO()
     Image.new("RGBA", (4, 2), (0, 0, 0, 0)).save(clear, format="PNG")

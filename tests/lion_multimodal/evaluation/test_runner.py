@@ -109,7 +109,7 @@ def test_paths_stay_private(whole):
         assert str(output) not in text
 
 
-def test_a_picture_that_cannot_be_decoded(tmp_path):
+def test_a_image_that_cannot_be_decoded(tmp_path):
     lost = EXAMPLES[0].image_id
     broken = [
         example if example.image_id != lost else replace(example, image="no/such/picture.png") for example in EXAMPLES

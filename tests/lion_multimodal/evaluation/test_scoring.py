@@ -40,7 +40,7 @@ def test_only_what_was_answered_counts():
         score(TWO_PARTS, ROWS, {}, Agreement)
 
 
-def test_interval_draws_pictures():
+def test_interval_draws_images():
     """Questions about one image stand and fall together."""
     rows = examples(*((f"{picture}/{n}", "a", str(picture), "yes") for picture in range(12) for n in range(20)))
     right = {row.id: "yes" if int(row.image_id) % 2 else "no" for row in rows}

@@ -14,12 +14,12 @@ RED, BLUE = (200, 30, 30), (30, 111, 200)
 
 
 def example(number, reference="cat", candidates=None, size=(80, 60)):
-    picture = Image.new("RGB", size, "white")
-    return Example(str(number), picture, f"picture {number}", "What?", {"references": reference}, candidates)
+    image = Image.new("RGB", size, "white")
+    return Example(str(number), image, f"picture {number}", "What?", {"references": reference}, candidates)
 
 
-def pixels(picture, color):
-    return int((np.abs(np.asarray(picture, int) - color).sum(-1) < 30).sum())
+def pixels(image, color):
+    return int((np.abs(np.asarray(image, int) - color).sum(-1) < 30).sum())
 
 
 def test_a_strip_shows_answers_and_boxes():
@@ -33,16 +33,16 @@ def test_a_strip_shows_answers_and_boxes():
     assert pixels(draw_strip(definition, [example(0)], {"0": {"answer": ""}}), RED) > 0  # "(nothing)"
 
 
-def test_a_strip_shows_a_question_of_each_of_the_first_pictures():
+def test_a_strip_shows_a_question_of_each_of_the_first_images():
     """Of what was answered: images that could not be read are not there."""
     opened = []
 
-    def picture(number):
+    def image(number):
         opened.append(number)
         return Image.new("RGB", (80, 60))
 
     asked = [
-        Example(f"{n}/{m}", lambda n=n: picture(n), str(n), "What?", {"references": "a"})
+        Example(f"{n}/{m}", lambda n=n: image(n), str(n), "What?", {"references": "a"})
         for n in range(9)
         for m in (0, 1)
     ]

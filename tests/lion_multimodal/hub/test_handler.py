@@ -94,9 +94,9 @@ def scene() -> Path:
 
 def test_images_come_in_many_forms(handler, scene):
     with Image.open(scene) as opened:
-        pictures = [opened.copy(), scene.read_bytes(), base64.b64encode(scene.read_bytes()).decode()]
+        images = [opened.copy(), scene.read_bytes(), base64.b64encode(scene.read_bytes()).decode()]
     question = {"prompt": "In the image <image>, can you locate the orange umbrella and let me know its coordinates?"}
-    answers = [handler({"inputs": picture, "parameters": question}) for picture in pictures]
+    answers = [handler({"inputs": picture, "parameters": question}) for picture in images]
     assert answers == [answers[0]] * 3
     assert answers[0][0]["boxes"] == [[31.97, 28.99, 67.97, 62.02]]
 

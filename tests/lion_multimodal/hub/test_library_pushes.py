@@ -131,8 +131,8 @@ from processing_lion import LionProcessor
 @torch.no_grad()
 def answer(model, processor) -> torch.Tensor:
     """Logits (1, 3, vocabulary) about an image."""
-    picture = np.arange(30 * 40 * 3).astype(np.uint8).reshape(30, 40, 3)
-    inputs = processor(images=[picture], text=["what is it?"], tags=["dog"])
+    image = np.arange(30 * 40 * 3).astype(np.uint8).reshape(30, 40, 3)
+    inputs = processor(images=[image], text=["what is it?"], tags=["dog"])
     return model.eval()(**inputs, labels=torch.tensor([[5, 6, 1]])).logits
 
 

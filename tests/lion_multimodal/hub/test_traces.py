@@ -76,7 +76,7 @@ def test_a_planted_text_is_refused(hub, adapter, capsys, file, kind):
 
 
 @pytest.mark.parametrize("kind", SECRETS)
-def test_tokenizers_and_pictures_are_searched_for_secrets(hub, adapter, capsys, kind):
+def test_tokenizers_and_images_are_searched_for_secrets(hub, adapter, capsys, kind):
     for name in ("vocab.txt", "spiece.model", "loss.png"):
         (adapter / name).write_bytes(b"\x00\xff " + SECRETS[kind].encode() + b" \x00")
         assert f"{kind} " in refuse(adapter, capsys)

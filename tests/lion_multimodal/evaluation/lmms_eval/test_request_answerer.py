@@ -96,7 +96,7 @@ def test_batch_size_changes_nothing(answering, batch_size):
     assert answering(batch_size=batch_size).generate(mixed_requests()) == answering().generate(mixed_requests())
 
 
-def test_a_picture_is_encoded_once_wherever_it_is_asked_about(answering, encoded):
+def test_a_image_is_encoded_once_wherever_it_is_asked_about(answering, encoded):
     # As in POPE: all images, then all of them again, in copies; twice over for repeats.
     requests = [generate_request(COUNT, number, GREEDY) for _ in range(3) for number in range(len(ROWS))]
     found = answering(batch_size=2).generate([*requests, *requests])
@@ -299,7 +299,7 @@ def test_wrong_arguments(answering, options, message):
         answering(**options)
 
 
-def test_transparent_pictures_are_put_on_white_before_a_task_drops_that(answering):
+def test_transparent_images_are_put_on_white_before_a_task_drops_that(answering):
     """As the processor does: most tasks' `convert("RGB")` would bring out black."""
     image = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
     requests = [generate_request(COUNT, 0, GREEDY)]
@@ -307,7 +307,7 @@ def test_transparent_pictures_are_put_on_white_before_a_task_drops_that(answerin
     assert answerer._image(requests[0].arguments).getcolors() == [(64, (255, 255, 255))]
 
 
-def test_pictures_are_known_by_their_pixels():
+def test_images_are_known_by_their_pixels():
     image = ROWS[0]["image"]
     assert content_id(image) == content_id(image.copy())
     ids = {content_id(row["image"]) for row in ROWS}

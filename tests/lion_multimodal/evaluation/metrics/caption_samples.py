@@ -94,7 +94,7 @@ def prose(number: int, seed: int = 0) -> list[str]:
     return random.Random(seed).sample(lines, number)
 
 
-def pictures(pool: Sequence[str], seed: int = 0) -> tuple[list[str], list[list[str]]]:
+def images(pool: Sequence[str], seed: int = 0) -> tuple[list[str], list[list[str]]]:
     """A caption and one to six references for each of half as many images as the pool has captions."""
     rng = random.Random(seed)
     predictions, references = [], []

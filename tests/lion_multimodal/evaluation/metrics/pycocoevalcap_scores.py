@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.lion_multimodal.evaluation.metrics.caption_samples import captions, mutilated, pictures
+from tests.lion_multimodal.evaluation.metrics.caption_samples import captions, images, mutilated
 
 
 GOLDEN = Path(__file__).parent / "golden" / "captions.json"
@@ -58,7 +58,7 @@ def pycocoevalcap_scores(predictions: Sequence[str], references: Sequence[Sequen
 def main() -> None:
     predictions, references = [], []
     for pool in (captions(60, seed=2024), mutilated(40, seed=2024)):
-        more, groups = pictures(pool, seed=7)
+        more, groups = images(pool, seed=7)
         predictions += more
         references += groups
     # What has no words, and what is nothing.

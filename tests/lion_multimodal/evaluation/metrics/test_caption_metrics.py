@@ -10,7 +10,7 @@ import pytest
 
 from lion_multimodal.evaluation.metrics import java, load_metric
 from lion_multimodal.evaluation.metrics.captions import JAVA_TOKENIZER, tokenize_captions
-from tests.lion_multimodal.evaluation.metrics.caption_samples import captions, mutilated, pictures, prose
+from tests.lion_multimodal.evaluation.metrics.caption_samples import captions, images, mutilated, prose
 from tests.lion_multimodal.evaluation.metrics.pycocoevalcap_scores import AVAILABLE, GOLDEN, pycocoevalcap_scores
 
 
@@ -149,7 +149,7 @@ def test_better_captions_score_higher(golden):
         assert high > 2 * low
 
 
-def test_order_of_pictures_does_not_matter(golden):
+def test_order_of_images_does_not_matter(golden):
     order = list(range(len(golden["tokens"]["predictions"])))
     random.Random(0).shuffle(order)
     shuffled = {key: [golden["tokens"][key][place] for place in order] for key in ("predictions", "references")}
@@ -163,7 +163,7 @@ def test_order_of_pictures_does_not_matter(golden):
 @with_pycocoevalcap
 @pytest.mark.parametrize("make", [captions, mutilated, prose])
 def test_equal_pycocoevalcap_itself(make):
-    predictions, references = pictures(make(120, seed=31), seed=32)
+    predictions, references = images(make(120, seed=31), seed=32)
     expected = pycocoevalcap_scores(predictions, references)
     for name, headline in HEADLINES.items():
         result = load_metric(name).compute(predictions=predictions, references=references, per_sample=True)
