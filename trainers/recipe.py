@@ -187,7 +187,7 @@ class FinetuneRecipe:
             Of the base: `"float32"`, `"bfloat16"` or `"4bit"` (bitsandbytes); what is trained beside it stays in
             float32. `"auto"` is bfloat16 on a GPU that has it, else float32, and always float32 with `"full"`.
         lora (`dict`): Fields of `peft.LoraConfig`.
-        rehearsal (`float`, *optional*, defaults to 4.0):
+        rehearsal (`float`, *optional*, defaults to 6.0):
             Against forgetting: rows beside each row of the data that hold what the base answers to other questions
             about the same images; at most 20,000 in all. 0 for none, as with data that are streamed.
         hold_out (`bool`, *optional*, defaults to `True`): Whether rows are set aside where `evaluation` is empty.
@@ -200,7 +200,7 @@ class FinetuneRecipe:
     train: list[str] | None = None
     precision: Literal["auto", "float32", "bfloat16", "4bit"] = "auto"
     lora: dict[str, Any] = field(default_factory=dict)
-    rehearsal: float = 4.0
+    rehearsal: float = 6.0
     hold_out: bool = True
     training: dict[str, Any] = field(default_factory=dict)
 

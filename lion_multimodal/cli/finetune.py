@@ -54,7 +54,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         type=float,
         metavar="RATIO",
         help="against forgetting: rows of what the base answers about the same images, for each row of the data "
-        "(default: 4; 0 for none)",
+        "(default: 6; 0 for none)",
     )
     parser.add_argument(
         "--precision", choices=["auto", "float32", "bfloat16", "4bit"], help="of the base (default: auto)"

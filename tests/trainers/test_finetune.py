@@ -101,7 +101,7 @@ def test_every_method_gives_what_everything_else_takes(tmp_path, finished_lion, 
     result = json.loads((directory / "finetune_result.json").read_text())
     assert result["steps"] == 3
     assert result["rows"] == 22
-    assert 0 < result["rehearsal"] <= 88
+    assert 0 < result["rehearsal"] <= 132
     assert f"22 rows beside {result['rehearsal']} of what the base answers" in (directory / "report.md").read_text()
     assert set(result["figures"]["held out"]) == {"base", "tuned"}
     assert "| held out | loss |" in (directory / "report.md").read_text()

@@ -1,0 +1,126 @@
+"""Multi-head attention by the implementation that a configuration names: what all of LION's own layers share."""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+
+# Whether flex attention adds a bias of every head (transformers 5) or would leave it out without a word.
+FLEX_TAKES_BIAS = "position_bias" in inspect.signature(ALL_ATTENTION_FUNCTIONS["flex_attention"]).parameters
+
+
+class MultiHeadAttention(nn.Module):
+    """
+    The heads of an attention layer. A subclass holds the projections and knows what attends to what.
+
+    Args:
+        config (`PretrainedConfig`): Names the implementation of attention ("sdpa", "eager", ...).
+        head_dim (`int`): Width of a head.
+        dropout (`float`): Dropout of the attention weights; only applied in training.
+        scaling (`float`, *optional*): Factor of the scores. Defaults to `head_dim ** -0.5`.
+    """
+
+    def __init__(self, config: Any, head_dim: int, dropout: float, scaling: float | None = None):
+        super().__init__()
+        self.config = config
+        self.head_dim = head_dim
+        self.attention_dropout = dropout
+        self.scaling = scaling
+        # transformers' attention functions read it: a causal mask is part of the bias here.
+        self.is_causal = False
+
+    def split_heads(self, states: torch.Tensor) -> torch.Tensor:
+        """`(batch_size, length, num_heads * head_dim)` to `(batch_size, num_heads, length, head_dim)`."""
+        return states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+    def attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        bias: torch.Tensor | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """See [`attend_with_weights`]; the weights only where they are asked for."""
+        dropout, scaling = self.attention_dropout, self.scaling
+        attended, weights = attend_with_weights(self, query, key, value, dropout, bias, scaling, output_attentions)
+        return attended, weights if output_attentions else None
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Explicit matrix products behind the interface of transformers' attention functions; softmax in float32."""
+    weights = torch.matmul(query, key.transpose(2, 3)) * scaling  # (batch_size, num_heads, num_queries, num_keys)
+    if attention_mask is not None:
+        weights = weights + attention_mask
+    weights = nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+def attend_with_weights(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    dropout: float,
+    bias: torch.Tensor | None = None,
+    scaling: float | None = None,
+    output_attentions: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """
+    Dot-product attention, as `module.config` asks for ("sdpa", "eager", "flex_attention", ...).
+
+    Args:
+        module (`nn.Module`): The attention layer, with `config` and `is_causal = False`.
+        query (`torch.Tensor` of shape `(batch_size, num_heads, num_queries, head_dim)`)
+        key, value (`torch.Tensor` of shape `(batch_size, num_heads, num_keys, head_dim)`)
+        dropout (`float`): Dropout of the attention weights; only applied in training.
+        bias (`torch.Tensor`, *optional*):
+            Added to the scores; its shape is that of the scores, or 1 in any of the first three dimensions.
+        scaling (`float`, *optional*): Factor of the scores. Defaults to `head_dim ** -0.5`.
+        output_attentions (`bool`):
+            Whether the weights must be there. Only the eager implementation makes them, so it is used then.
+
+    Returns:
+        `torch.Tensor` of shape `(batch_size, num_queries, num_heads * head_dim)`, and the weights
+        `(batch_size, num_heads, num_queries, num_keys)`, or None where none are made.
+    """
+    implementation = module.config._attn_implementation
+    arguments: dict[str, Any] = {"attention_mask": bias}
+    if output_attentions or implementation in (None, "eager"):
+        function = eager_attention_forward
+    else:
+        function = ALL_ATTENTION_FUNCTIONS[implementation]
+        if implementation == "flex_attention" and bias is not None:
+            # What it takes as a mask is the same for all heads.
+            bias = bias.expand(query.shape[0], query.shape[1], query.shape[2], key.shape[2])
+            arguments = {"attention_mask": None, "position_bias": bias}
+    attended, weights = function(
+        module,
+        query,
+        key,
+        value,
+        scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        dropout=dropout if module.training else 0.0,
+        **arguments,
+    )
+    return attended.flatten(2), weights if function is eager_attention_forward else None
+
+
+def attend(
+    module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, dropout: float
+) -> torch.Tensor:
+    """[`attend_with_weights`] of every query to every key, without the weights."""
+    return attend_with_weights(module, query, key, value, dropout)[0]
