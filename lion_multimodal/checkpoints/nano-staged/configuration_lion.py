@@ -377,4 +377,4 @@ _PRESETS: dict[str, dict] = {
 }
 
 
-# Made by write_code, of all code in this folder: d67e9921c146271ec6b65ed10456915b
+# Made by write_code, of all code in this folder: b5299ba89d67f4cdb2d61077d83611c4

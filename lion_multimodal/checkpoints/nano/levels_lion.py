@@ -10,7 +10,7 @@ LEVELS = ("region_level", "image_level")
 TASKS = LEVELS
 """The former name of `LEVELS`."""
 
-_PICTURE = r"(?:given |provided |same )?(?:image|picture|photo(?:graph)?|pic|frame)"
+_IMAGE = r"(?:given |provided |same )?(?:image|picture|photo(?:graph)?|pic|frame)"
 
 # The literal form of a box, as in "answer as [x1,y1,x2,y2]".
 _BOX_FORM = re.compile(r"\b(?:x_?[01]|x_?min|left), ?(?:y_?[01]|y_?min|top),")
@@ -29,7 +29,7 @@ _OPENING = re.compile(
     r"^(?:\W*\b(?:please|kindly|also|now|then|and|so|ok|okay|hi|hello|hey|can|could|would|will|do|you|we|i['’]m|i['’]d|"
     r"i|am|like|love|want|need|wish|trying|try|going|to|help|assist|aid|me|us|in(?= (?:locat|find))|let|how|just|"
     r"search and|show me|tell me|tell us|let me know|know|see|quickly|precisely|exactly|accurately"
-    rf"|(?:in|on|within|from|for) (?:the|this) {_PICTURE})\b)*\W*"
+    rf"|(?:in|on|within|from|for) (?:the|this) {_IMAGE})\b)*\W*"
 )
 _EXISTENCE = re.compile(
     r"\b(?:can|could|do|would|will) (?:you|we|i) (?:\w+ )?(?:find|spot|detect|see) (?:an?|any|some)\b"
@@ -44,7 +44,7 @@ _FINDING = re.compile(
 _DRAWING = re.compile(r"(?:draw|put|place|give|provide|output|return|predict)\b.*\b(?:box|boxes|rectangle)\b")
 _POSITION = re.compile(r"(?P<asked>.*)\b(?:location|position|whereabouts) of (?P<thing>.+)")
 _WHERE_DIRECT = re.compile(
-    rf"where(?:abouts)?(?:'s|’s| is| are| do you see| can you see| do| does| in (?:the|this) {_PICTURE}) (?P<thing>.+)"
+    rf"where(?:abouts)?(?:'s|’s| is| are| do you see| can you see| do| does| in (?:the|this) {_IMAGE}) (?P<thing>.+)"
 )
 _WHERE_INDIRECT = re.compile(
     r"(?:mark |indicate |highlight |point out |identify |find )?where(?:abouts)? "
@@ -54,7 +54,7 @@ _WHERE_INDIRECT = re.compile(
 # Things whose place is on earth rather than in the image, and places that are told by another thing.
 _NOWHERE = re.compile(
     r"^(?:this|that|these|those|it|he|she|they|we|i|you|here|there|everyone|everybody|anyone)\b"
-    rf"|^(?:the )?(?:{_PICTURE}|scene|photographer|camera|event|game|match|place|best|nearest|closest|next)\b"
+    rf"|^(?:the )?(?:{_IMAGE}|scene|photographer|camera|event|game|match|place|best|nearest|closest|next)\b"
     r"|\b(?:in relation to|relative to|compared (?:to|with)|with respect to)\b"
 )
 # "Where is the man looking?" is answered in words.
@@ -124,8 +124,8 @@ def _asks_for_place(clause: str) -> bool:
     if match := _POSITION.match(request):
         # "What is the position of the batter?" is a matter of baseball unless the image is named.
         question = match["asked"].startswith(("what", "which", "who", "is ", "are "))
-        in_picture = re.search(rf"\b(?:in|within|on) (?:the|this) {_PICTURE}\b", match["thing"])
-        return not _NOWHERE.search(match["thing"]) and bool(in_picture or not question)
+        in_image = re.search(rf"\b(?:in|within|on) (?:the|this) {_IMAGE}\b", match["thing"])
+        return not _NOWHERE.search(match["thing"]) and bool(in_image or not question)
     if match := _WHERE_DIRECT.match(request):
         return not _NOWHERE.search(match["thing"]) and not _DOING.search(match["thing"])
     if match := _WHERE_INDIRECT.match(request):
