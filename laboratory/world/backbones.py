@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -49,42 +49,49 @@ from trainers.stages import AGGREGATOR_PARTS, Q_FORMER_PARTS
 
 logger = logging.getLogger(__name__)
 
-STEPS = {"tower": 4000, "language": 4000, "connectors": 1500, "answers": 2500, "tagger": 1600, "places": 2000}
-"""Optimiser steps of each phase."""
 
-_LEARNING_RATES = {
-    "tower": 1.5e-3,
-    "language": 1e-3,
-    "connectors": 2e-3,
-    "answers": 6e-4,
-    "tagger": 2e-3,
-    "places": 1e-3,
-}
+@dataclass(frozen=True)
+class Phase:
+    """
+    What a phase does.
+
+    Args:
+        steps (`int`): Optimiser steps.
+        learning_rate (`float`): The highest.
+        starts_from (`tuple[str, ...]`): Phases whose weights it takes over; each brings only what it has learnt itself.
+        task_weights (`Mapping[str, int]`): How often each task is asked, where it asks any.
+        layouts (`tuple[str, ...]`): Visual branches of its batches, in turns.
+    """
+
+    steps: int
+    learning_rate: float
+    starts_from: tuple[str, ...] = ()
+    task_weights: Mapping[str, int] = field(default_factory=lambda: TASK_WEIGHTS)
+    layouts: tuple[str, ...] = tuple(LAYOUTS)
+
+
 # To compare two places, a model must have learnt to find each of them and to judge one: until then relations stay at
 # what can be guessed, whatever their share.
 _LOOKING_UP = {**TASK_WEIGHTS, "position": 0, "statement": 0}
-_TASK_WEIGHTS = {
-    "language": _LOOKING_UP,
-    "connectors": _LOOKING_UP,
-    "places": dict.fromkeys(TASK_WEIGHTS, 1)
-    | dict.fromkeys(("side", "position", "direction", "relation", "statement"), 4),
+_COMPARING = dict.fromkeys(TASK_WEIGHTS, 1) | dict.fromkeys(
+    ("side", "position", "direction", "relation", "statement"), 4
+)
+
+PHASES = {
+    "tower": Phase(4000, 1.5e-3),
+    "language": Phase(4000, 1e-3, task_weights=_LOOKING_UP),
+    "connectors": Phase(1500, 2e-3, ("tower",), _LOOKING_UP),
+    "answers": Phase(2500, 6e-4, ("connectors", "places")),
+    "tagger": Phase(1600, 2e-3),
+    # Slots alone are quickest to read; the patches are not to be forgotten.
+    "places": Phase(2000, 1e-3, ("language",), _COMPARING, ("qformer", "qformer", "both")),
 }
-# Slots alone are quickest to read; the patches are not to be forgotten.
-_LAYOUTS = {"places": ("qformer", "qformer", "both")}
+"""The phases."""
+
 _CONNECTORS = (*Q_FORMER_PARTS, *AGGREGATOR_PARTS)
-# Each phase sees images of its own.
-_FIRST_SCENES = {phase: 100_000_000 * number for number, phase in enumerate(STEPS)}
-# Whose weights a phase starts from; each brings only what it has learnt itself.
-_STARTS_FROM = {
-    "tower": (),
-    "language": (),
-    "connectors": ("tower",),
-    "answers": ("connectors", "places"),
-    "tagger": (),
-    "places": ("language",),
-}
 # Phases in the order in which one process can run them; the chains need nothing of each other.
 _CHAINS = (("tower", "connectors", "tagger"), ("language", "places"))
+_SCENES_OF_A_PHASE = 100_000_000
 _WEIGHTS = "weights.safetensors"
 _BASE = "base"
 _PROCESSOR = "processor"
@@ -105,7 +112,7 @@ def pretrain_backbones(
     Args:
         output_dir (`Path`): Where checkpoints of the phases and the result go.
         resume (`bool`): Whether to go on where an earlier call stopped; phases that are finished are not repeated.
-        steps (`Mapping[str, int]`, *optional*): Optimiser steps by phase, in place of those of [`STEPS`].
+        steps (`Mapping[str, int]`, *optional*): Optimiser steps by phase, in place of those of [`PHASES`].
         seed (`int`): Seed of the initialisations.
         bf16 (`bool`, *optional*):
             Whether to compute in bfloat16 where that is safe. Defaults to where the device has instructions for it.
@@ -120,17 +127,12 @@ def pretrain_backbones(
             and not `resume`.
     """
     output_dir = Path(output_dir)
-    steps = {**STEPS, **(steps or {})}
-    unknown = sorted(set(steps) - set(STEPS))
-    if unknown:
-        raise ValueError(f"steps must name phases among {', '.join(STEPS)}, got {', '.join(unknown)}")
     if processes < 1:
         raise ValueError(f"processes must be at least 1, got {processes}")
+    steps = steps_by_phase(PHASES, steps)
     base = output_dir / _BASE
-    if resume and (base / "tagger" / "config.json").is_file():
+    if is_finished(base, resume):
         return base
-    if not resume and output_dir.is_dir() and any(output_dir.iterdir()):
-        raise ValueError(f"{output_dir} holds an earlier run: resume it, or choose another directory")
 
     build_processor(output_dir / "tokenizers").save_pretrained(output_dir / _PROCESSOR)
     bf16 = has_fast_bfloat16() if bf16 is None else bf16
@@ -150,6 +152,29 @@ def pretrain_backbones(
     lion, _ = phases.build_lion()
     phases.load(lion, "answers")
     return write_base(phases, lion, base)
+
+
+def steps_by_phase(phases: Mapping[str, Phase], steps: Mapping[str, int] | None) -> dict[str, int]:
+    """The steps of each phase, `steps` in place of its own; `ValueError` for a phase that does not exist."""
+    steps = {**{name: phase.steps for name, phase in phases.items()}, **(steps or {})}
+    unknown = sorted(set(steps) - set(phases))
+    if unknown:
+        raise ValueError(f"steps must name phases among {', '.join(phases)}, got {', '.join(unknown)}")
+    return steps
+
+
+def is_finished(base: Path, resume: bool) -> bool:
+    """Whether a run has written its base; `ValueError` for an earlier run that is not to be resumed."""
+    if resume and (base / "tagger" / "config.json").is_file():
+        return True
+    if not resume and base.parent.is_dir() and any(base.parent.iterdir()):
+        raise ValueError(f"{base.parent} holds an earlier run: resume it, or choose another directory")
+    return False
+
+
+def first_scene(phases: Mapping[str, Phase], name: str) -> int:
+    """The first scene of a phase: each sees images of its own."""
+    return _SCENES_OF_A_PHASE * list(phases).index(name)
 
 
 def _start_process(threads: int, level: int) -> None:
@@ -257,22 +282,22 @@ class Phases:
     def patches(self, phase: str, for_tagger: bool = False) -> PatchBatches:
         """A phase's images with dense targets."""
         patch_size = LionConfig.from_preset("nano").vision_config.patch_size
-        return PatchBatches(self.steps[phase], _FIRST_SCENES[phase], 64, patch_size, for_tagger)
+        return PatchBatches(self.steps[phase], first_scene(PHASES, phase), 64, patch_size, for_tagger)
 
     def instructions(self, phase: str, num_scenes: int, questions: int, images: bool) -> InstructionBatches:
         """A phase's instructions; arguments as in [`~laboratory.world.batches.InstructionBatches`]."""
         config = LionConfig.from_preset("nano")
         return InstructionBatches(
             self.steps[phase],
-            _FIRST_SCENES[phase],
+            first_scene(PHASES, phase),
             num_scenes,
             self.processor,
             questions,
             config.vision_config.patch_size,
             config.num_query_tokens,
             images,
-            _TASK_WEIGHTS.get(phase, TASK_WEIGHTS),
-            _LAYOUTS.get(phase, tuple(LAYOUTS)),
+            PHASES[phase].task_weights,
+            PHASES[phase].layouts,
         )
 
     def run_in_turn(self, phases: Sequence[str]) -> None:
@@ -289,7 +314,7 @@ class Phases:
             self.train(phase, TaggerTeacher(tagger), tagger, self.patches(phase, for_tagger=True))
             return
         lion, vocabulary = self.build_lion()
-        self.load(lion, *_STARTS_FROM[phase])
+        self.load(lion, *PHASES[phase].starts_from)
         if phase == "tower":
             self.train(phase, TowerTeacher(lion), lion.vision_model, self.patches(phase))
         elif phase in ("language", "places"):
@@ -324,7 +349,7 @@ class Phases:
         finished = directory / _WEIGHTS
         for name, parameter in teacher.named_parameters():
             parameter.requires_grad_(is_trained(name))
-        rate = _LEARNING_RATES[phase] if learning_rate is None else learning_rate
+        rate = PHASES[phase].learning_rate if learning_rate is None else learning_rate
         args = TrainingArguments(
             output_dir=str(directory),
             max_steps=self.steps[phase],

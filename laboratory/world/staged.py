@@ -26,7 +26,16 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import set_seed
 
-from laboratory.world.backbones import Phases, build_processor, nano_config, write_base
+from laboratory.world.backbones import (
+    Phase,
+    Phases,
+    build_processor,
+    first_scene,
+    is_finished,
+    nano_config,
+    steps_by_phase,
+    write_base,
+)
 from laboratory.world.batches import (
     PatchBatches,
     WorldBatches,
@@ -58,8 +67,13 @@ from trainers.stages import Q_FORMER_PARTS
 
 logger = logging.getLogger(__name__)
 
-STEPS = {"tower": 4000, "tagger": 1600, "literacy": 5800, "alignment": 300}
-"""Optimiser steps of each phase."""
+PHASES = {
+    "tower": Phase(4000, 1.5e-3),
+    "tagger": Phase(1600, 2e-3),
+    "literacy": Phase(5800, 2e-3),
+    "alignment": Phase(300, 2e-3),
+}
+"""The phases."""
 
 MOST_OBJECTS = 3
 """Objects of the fullest scene that language model, Q-Former and stages learn from."""
@@ -67,8 +81,6 @@ MOST_OBJECTS = 3
 NUM_SLOTS = 4
 """Query tokens: one an object, and one to spare."""
 
-_FIRST_SCENES = {phase: 100_000_000 * number for number, phase in enumerate(STEPS)}
-_LEARNING_RATES = {"tower": 1.5e-3, "tagger": 2e-3, "literacy": 2e-3, "alignment": 2e-3}
 _BATCH, _ALIGNMENT_BATCH, _LITERACY_BATCH = 64, 32, 1024
 _LITERACY_SCENES = 150_000
 _RIDGE_SCENES = 3000
@@ -90,18 +102,13 @@ def pretrain_staged_base(
         `Path`: A directory with a LION without adapters, its processor, and the tagger in `tagger/`.
     """
     output_dir = Path(output_dir)
-    steps = {**STEPS, **(steps or {})}
-    unknown = sorted(set(steps) - set(STEPS))
-    if unknown:
-        raise ValueError(f"steps must name phases among {', '.join(STEPS)}, got {', '.join(unknown)}")
+    steps = steps_by_phase(PHASES, steps)
     base = output_dir / "base"
-    if resume and (base / "tagger" / "config.json").is_file():
+    if is_finished(base, resume):
         return base
-    if not resume and output_dir.is_dir() and any(output_dir.iterdir()):
-        raise ValueError(f"{output_dir} holds an earlier run: resume it, or choose another directory")
     build_processor(output_dir / "tokenizers").save_pretrained(output_dir / "processor")
     phases = StagedPhases(output_dir, steps, seed, has_fast_bfloat16() if bf16 is None else bf16, save_steps)
-    for phase in STEPS:
+    for phase in PHASES:
         phases.run(phase)
     return write_base(phases, phases.build_base(), base)
 
@@ -125,7 +132,7 @@ class StagedPhases(Phases):
         """Run a phase from its last checkpoint; one that is finished is left as it is."""
         if self.is_finished(phase):
             return
-        rate = _LEARNING_RATES[phase]
+        rate = PHASES[phase].learning_rate
         if phase == "tagger":
             tagger = self.build_tagger()
             batches = self._patches(phase, tagger.config.vision_config.patch_size, for_tagger=True)
@@ -140,7 +147,7 @@ class StagedPhases(Phases):
             pool = ExercisePool.make(
                 self.processor,
                 _LITERACY_SCENES,
-                _FIRST_SCENES[phase],
+                first_scene(PHASES, phase),
                 lion.config.num_query_tokens,
                 MOST_OBJECTS,
             )
@@ -152,7 +159,7 @@ class StagedPhases(Phases):
             self.load_tower(lion)
             batches = AlignmentBatches(
                 self.steps[phase],
-                _FIRST_SCENES[phase],
+                first_scene(PHASES, phase),
                 _ALIGNMENT_BATCH,
                 self.processor,
                 lion.config.num_query_tokens,
@@ -162,7 +169,7 @@ class StagedPhases(Phases):
             self.train(phase, teacher, lion, batches, _begins_with(*Q_FORMER_PARTS), learning_rate=rate)
 
     def _patches(self, phase: str, patch_size: int, for_tagger: bool = False) -> PatchBatches:
-        return PatchBatches(self.steps[phase], _FIRST_SCENES[phase], _BATCH, patch_size, for_tagger)
+        return PatchBatches(self.steps[phase], first_scene(PHASES, phase), _BATCH, patch_size, for_tagger)
 
     def load_tower(self, lion: LionForConditionalGeneration) -> None:
         """Give a model the trained tower, its last norm as new: that one is trained with the Q-Former."""
@@ -177,7 +184,7 @@ class StagedPhases(Phases):
         own = {name: value for name, value in self.weights("alignment").items() if name.startswith(Q_FORMER_PARTS)}
         lion.load_state_dict(own, strict=False)
         lion.language_model.load_state_dict(self.weights("literacy"))
-        start_projection(lion, vocabulary, SPLITS["train"][_FIRST_SCENES["alignment"] :][:_RIDGE_SCENES])
+        start_projection(lion, vocabulary, SPLITS["train"][first_scene(PHASES, "alignment") :][:_RIDGE_SCENES])
         return lion
 
 

@@ -6,7 +6,7 @@ from safetensors.torch import load_file, save_file
 
 from configuration_lion.configuration_ram import RamConfig
 from laboratory.world import backbones
-from laboratory.world.backbones import STEPS, Phases, build_processor, nano_config, pretrain_backbones
+from laboratory.world.backbones import PHASES, Phases, build_processor, nano_config, pretrain_backbones
 from laboratory.world.batches import LAYOUTS, InstructionBatches, PatchBatches
 from laboratory.world.initialization import initialize_by_similarity
 from laboratory.world.language import TAGS
@@ -171,7 +171,7 @@ def test_a_resumed_phase_ends_where_an_uninterrupted_one_does(lion, tmp_path):
 def test_phases_side_by_side_make_the_same_base(tmp_path, monkeypatch):
     thresholds = [0.25] * len(TAGS)
     monkeypatch.setattr(backbones, "calibrate_thresholds", lambda tagger: thresholds)
-    base = pretrain_backbones(tmp_path / "two", steps=dict.fromkeys(STEPS, 1), bf16=False, processes=2)
+    base = pretrain_backbones(tmp_path / "two", steps=dict.fromkeys(PHASES, 1), bf16=False, processes=2)
     lion, tagger = (
         LionForConditionalGeneration.from_pretrained(base),
         RamForImageTagging.from_pretrained(base / "tagger"),
@@ -180,7 +180,7 @@ def test_phases_side_by_side_make_the_same_base(tmp_path, monkeypatch):
     assert tagger.config.thresholds == thresholds
     assert pretrain_backbones(tmp_path / "two", resume=True) == base
 
-    one = Phases(tmp_path / "two" / "one", dict.fromkeys(STEPS, 1), seed=0, bf16=False, save_steps=250)
+    one = Phases(tmp_path / "two" / "one", dict.fromkeys(PHASES, 1), seed=0, bf16=False, save_steps=250)
     shutil.copytree(tmp_path / "two" / "processor", one.output_dir / "processor")
     one.run("tower")
     learnt = one.weights("tower")
@@ -223,4 +223,4 @@ def test_bad_arguments_are_refused(tmp_path):
     with pytest.raises(ValueError, match="holds an earlier run"):
         pretrain_backbones(tmp_path)
     # The order numbers the scenes of each phase: a new one comes last.
-    assert list(STEPS) == ["tower", "language", "connectors", "answers", "tagger", "places"]
+    assert list(PHASES) == ["tower", "language", "connectors", "answers", "tagger", "places"]

@@ -1,4 +1,4 @@
-"""The shipped checkpoints, on held-out images. The figures in docs/nano.md and docs/nano_staged.md come from many more."""
+"""The shipped checkpoints, on held-out images. The figures in the docs come from many more."""
 
 from functools import partial
 

@@ -6,11 +6,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from laboratory.world import staged
-from laboratory.world.backbones import build_processor
+from laboratory.world.backbones import build_processor, steps_by_phase
 from laboratory.world.feature_cache import numbered_rows, run_cached_stage, tower_features, use_features
 from laboratory.world.scene import SPLITS, sample_scene
 from laboratory.world.staged import (
-    STEPS,
+    PHASES,
     AlignmentBatches,
     AlignmentTeacher,
     StagedPhases,
@@ -54,7 +54,7 @@ def base(tmp_path_factory):
 @pytest.fixture
 def student(tmp_path):
     build_processor(tmp_path / "tokenizers").save_pretrained(tmp_path / "processor")
-    phases = StagedPhases(tmp_path, STEPS, 0, False, 10)
+    phases = StagedPhases(tmp_path, steps_by_phase(PHASES, None), 0, False, 10)
     lion, vocabulary = phases.build_student()
     return phases, lion, vocabulary
 
@@ -83,7 +83,7 @@ def test_literacy_goes_on_where_it_was_killed(base, tmp_path, monkeypatch):
     for phase in ("tower", "tagger", "alignment", "processor", "tokenizers"):
         shutil.copytree(before / phase, tmp_path / phase)
     shutil.copytree(before / "literacy" / "checkpoint-1", tmp_path / "literacy" / "checkpoint-1")
-    StagedPhases(tmp_path, {**STEPS, "literacy": 3}, 0, False, 10).run("literacy")
+    StagedPhases(tmp_path, steps_by_phase(PHASES, {"literacy": 3}), 0, False, 10).run("literacy")
     assert json.loads((tmp_path / "literacy" / "trainer_state.json").read_text())["global_step"] == 3
     once, again = (load_file(folder / "literacy" / "weights.safetensors") for folder in (before, tmp_path))
     moved = (once["shared.weight"] - again["shared.weight"]).abs().max()
