@@ -65,6 +65,7 @@ def write_synthetic(
     benchmarks: Sequence[str] | None = None,
     seed: int = 0,
     split: str = "test",
+    most_objects: int | None = None,
 ) -> list[Path]:
     """
     Write benchmarks about the synthetic world.
@@ -76,6 +77,7 @@ def write_synthetic(
         benchmarks: names; all by default.
         seed: which scenes and questions; nothing else depends on chance.
         split: split of the world whose scenes are shown; `"test"` scenes were never trained on.
+        most_objects: objects of the fullest images; as the world has them by default.
 
     Returns:
         The folders.
@@ -100,7 +102,8 @@ def write_synthetic(
     for name, folder in zip(tqdm(names, "Writing benchmarks"), folders):
         folder.mkdir(parents=True, exist_ok=True)
         first = seed * _SEED_STRIDE + list(BENCHMARKS).index(name) * _BENCHMARK_STRIDE
-        scenes = (sample_scene(number) for number in SPLITS[split][first : first + _BENCHMARK_STRIDE])
+        seeds = SPLITS[split][first : first + _BENCHMARK_STRIDE]
+        scenes = (sample_scene(number, most_objects=most_objects) for number in seeds)
         _WRITERS[name](folder, scenes, num_rows, random.Random(f"{name}/{seed}"))
     return folders
 
@@ -113,10 +116,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--benchmarks", help="names, separated by commas (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="which scenes and questions (default: 0)")
     parser.add_argument("--split", default="test", choices=SPLITS, help="split of the world (default: test)")
+    parser.add_argument("--most-objects", type=int, help="objects of the fullest images (default: the world's)")
     options = parser.parse_args(arguments)
     names = options.benchmarks.split(",") if options.benchmarks else None
     try:
-        write_synthetic(options.directory, options.rows, names, options.seed, options.split)
+        write_synthetic(options.directory, options.rows, names, options.seed, options.split, options.most_objects)
     except (ValueError, FileExistsError) as error:
         parser.exit(2, f"error: {error}\n")
 

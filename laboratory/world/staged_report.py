@@ -31,6 +31,7 @@ from modeling_lion.modeling_ram import RamForImageTagging
 from modeling_lion.peft_lion import fold_adapters
 from processing_lion import LionProcessor
 from trainers.atomic import read_json, write_json, write_text
+from trainers.publishing.markdown import markdown_table
 from trainers.recipe import Recipe
 from trainers.run import STAGE_RESULT, run_stage, stage_model
 from trainers.stages import STAGES
@@ -129,27 +130,25 @@ def _base(recipe: Recipe) -> str | Path:
 def to_markdown(states: dict[str, dict[str, list[dict]]]) -> str:
     """One row a figure, one column a state, with 95 % intervals."""
     columns = [state for state in STATES if state in states]
-    lines = [
-        "| task | metric | chance | " + " | ".join(columns) + " |",
-        "|---|---|---|" + "---|" * len(columns),
-    ]
     cells: dict[tuple[str, str], dict[str, dict]] = {}
     for state in columns:
         for scores in states[state].values():
             for score in scores:
                 cells.setdefault((score["task"], score["metric"]), {})[state] = score
+    rows = []
     for (task, metric), by_state in cells.items():
         chance = next(iter(by_state.values()))["chance"]
         row = [task, metric, "–" if chance is None else f"{chance:.3f}"]
         for state in columns:
             found = by_state.get(state)
             row.append(f"{found['value']:.3f} ({found['low']:.3f}–{found['high']:.3f})" if found else "")
-        lines.append("| " + " | ".join(row) + " |")
-    for score in states.get("tagger", {}).get("tagger", []):
-        lines.append(
-            f"\nTagger F1 {score['value']:.3f} ({score['low']:.3f}–{score['high']:.3f}), chance {score['chance']:.3f}."
-        )
-    return "\n".join(lines) + "\n"
+        rows.append(row)
+    table = markdown_table(["task", "metric", "chance", *columns], rows)
+    notes = [
+        f"\nTagger F1 {score['value']:.3f} ({score['low']:.3f}–{score['high']:.3f}), chance {score['chance']:.3f}.\n"
+        for score in states.get("tagger", {}).get("tagger", [])
+    ]
+    return table + "".join(notes)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

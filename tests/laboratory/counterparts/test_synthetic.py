@@ -109,6 +109,12 @@ def test_the_seed_decides(synthetic, tmp_path):
     ]
 
 
+def test_images_can_be_held_emptier(tmp_path):
+    write_synthetic(tmp_path, 6, ["refcoco_plus_val"], most_objects=1)
+    instructions = [example.instruction for example in asked(tmp_path, "refcoco_plus_val")]
+    assert len(instructions) == 12  # by colour and kind, and by kind, of one object in each of six images
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
