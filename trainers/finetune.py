@@ -37,7 +37,7 @@ from trainers.precision import has_fast_bfloat16
 from trainers.recipe import FinetuneRecipe, Recipe, SourceRecipe
 from trainers.rehearsal import read_rehearsal, rehearse
 from trainers.rows import BadRows
-from trainers.run import tag_images_of
+from trainers.run import tag_images_of, tagger_of
 from trainers.sft_config import LionSFTConfig
 from trainers.sft_trainer import LionSFTTrainer
 from trainers.stages import AGGREGATOR_PARTS, Q_FORMER_PARTS, SOFT_PROMPT
@@ -312,7 +312,7 @@ def finetuning_peft_config(plan: FinetuneRecipe, config: "PretrainedConfig") -> 
 def _finish_output(recipe: Recipe, plan: FinetuneRecipe, directory: Path) -> None:
     """What the trainer's own saving leaves to do."""
     if plan.method == "full":
-        tagger = recipe.tagger or _own_tagger(str(recipe.model))
+        tagger = tagger_of(recipe, str(recipe.model))
         if tagger is not None:
             loaded = LionTagger.from_pretrained(tagger)
             loaded.model.save_pretrained(directory / TAGGER_SUBFOLDER)
@@ -323,10 +323,6 @@ def _finish_output(recipe: Recipe, plan: FinetuneRecipe, directory: Path) -> Non
     content = json.loads(file.read_text(encoding="utf-8"))
     if Path(str(content.get("base_model_name_or_path"))).exists():
         write_whole(file, json.dumps({**content, "base_model_name_or_path": None}, indent=2))
-
-
-def _own_tagger(model: str) -> str | None:
-    return model if (Path(model) / TAGGER_SUBFOLDER / "config.json").is_file() else None
 
 
 # --- Adapters in use ---
@@ -449,7 +445,7 @@ def _rehearsal(
             path.unlink(missing_ok=True)
         write_whole(finished, json.dumps({**settings, "finished": False}))
         model = load_finished(str(recipe.model), plan.precision, "adapters", recipe.model_kwargs).to(state.device)
-        source = recipe.tagger or _own_tagger(str(recipe.model))
+        source = tagger_of(recipe, str(recipe.model))
         tagger = LionTagger.from_pretrained(source) if source else None
         rehearse(model, processor, rows, count, path, recipe.seed, tagger)
         write_whole(finished, json.dumps({**settings, "finished": True}))

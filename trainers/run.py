@@ -188,7 +188,7 @@ def write_final(recipe: Recipe, name: str = "stage3") -> Path:
         base = _base_model(recipe, resume=True)
         model = _load_base(recipe, base)
         model = fold_adapters(PeftModel.from_pretrained(model, Path(recipe.output_dir) / name))
-        tagger_source = _tagger(recipe, base)
+        tagger_source = tagger_of(recipe, base)
         tagger = None if tagger_source is None else LionTagger.from_pretrained(tagger_source)
         with atomic_directory(final, replace=True) as partial:
             save_lion(partial, model, LionProcessor.from_pretrained(recipe.processor or base), tagger)
@@ -279,7 +279,8 @@ def _build_datasets(
     return train, evaluation
 
 
-def _tagger(recipe: Recipe, base: str | Path) -> str | Path | None:
+def tagger_of(recipe: Recipe, base: str | Path) -> str | Path | None:
+    """The recipe's tagger, or the one that a local base brings in `tagger/`."""
     if recipe.tagger is not None:
         return recipe.tagger
     return Path(base) / "tagger" if (Path(base) / "tagger" / "config.json").is_file() else None
@@ -295,7 +296,7 @@ def tag_images_of(
     from trainers.resumable_jsonl import ResumableJsonl
     from trainers.tagging import ImageColumn, ImageFiles, Tagger, tag_images
 
-    tagger_source = _tagger(recipe, base)
+    tagger_source = tagger_of(recipe, base)
     if tagger_source is None:
         raise ValueError(f"Source {source.name!r} asks for the tagger, but the recipe names no `tagger`.")
     files = image_files(image_rows)
