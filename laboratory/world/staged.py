@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 from transformers import set_seed
@@ -61,6 +62,7 @@ from modeling_lion.modeling_lion import LionForConditionalGeneration
 from processing_lion.image_processing_lion import CLIP_MEAN, CLIP_STD
 from processing_lion.processing_lion import LionProcessor
 from processing_lion.prompts_lion import format_prompt
+from trainers.atomic import atomic_file
 from trainers.precision import has_fast_bfloat16
 from trainers.stages import Q_FORMER_PARTS
 
@@ -128,6 +130,28 @@ class StagedPhases(Phases):
         words = lion.get_input_embeddings().weight
         return lion, SymbolVocabulary(words, processor.tokenizer, lion.config.num_query_tokens)
 
+    def check_symbols(self, phase: str, vocabulary: SymbolVocabulary) -> None:
+        """
+        Keep the symbols that a phase is trained with beside its weights, or compare: language model and Q-Former
+        understand each other only by the same ones, which are drawn at random.
+
+        Raises:
+            ValueError: the phase has been trained, or begun, with others.
+        """
+        path = self.output_dir / phase / "symbols.safetensors"
+        symbols = dict(vocabulary.named_buffers())
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_file(path) as partial:
+                save_file({name: value.contiguous() for name, value in symbols.items()}, partial)
+            return
+        before = load_file(path)
+        if before.keys() != symbols.keys() or not all(
+            before[name].shape == value.shape and torch.allclose(before[name], value, atol=1e-3)
+            for name, value in symbols.items()
+        ):
+            raise ValueError(f"{path.parent} was trained with other symbols than this code draws: run {phase} anew")
+
     def run(self, phase: str) -> None:
         """Run a phase from its last checkpoint; one that is finished is left as it is."""
         if self.is_finished(phase):
@@ -143,6 +167,7 @@ class StagedPhases(Phases):
             batches = self._patches(phase, lion.config.vision_config.patch_size)
             self.train(phase, TowerTeacher(lion), lion.vision_model, batches, learning_rate=rate)
         elif phase == "literacy":
+            self.check_symbols(phase, vocabulary)
             logger.info("Making exercises of %d scenes.", _LITERACY_SCENES)
             pool = ExercisePool.make(
                 self.processor,
@@ -156,6 +181,7 @@ class StagedPhases(Phases):
             is_trained, decay_steps = _begins_with("language_model"), max(1, self.steps[phase] // 6)
             self.train(phase, teacher, lion.language_model, batches, is_trained, rate, decay_steps)
         else:
+            self.check_symbols(phase, vocabulary)
             self.load_tower(lion)
             batches = AlignmentBatches(
                 self.steps[phase],
@@ -180,6 +206,8 @@ class StagedPhases(Phases):
     def build_base(self) -> LionForConditionalGeneration:
         """What stage 1 starts from: tower, language model, aligned Q-Former, and the rest untrained."""
         lion, vocabulary = self.build_student()
+        for phase in ("literacy", "alignment"):
+            self.check_symbols(phase, vocabulary)
         self.load_tower(lion)
         own = {name: value for name, value in self.weights("alignment").items() if name.startswith(Q_FORMER_PARTS)}
         lion.load_state_dict(own, strict=False)

@@ -90,6 +90,15 @@ def test_literacy_goes_on_where_it_was_killed(base, tmp_path, monkeypatch):
     assert 0 < moved < 0.01
 
 
+def test_phases_that_were_trained_with_other_symbols_are_refused(student):
+    phases, _, vocabulary = student
+    phases.check_symbols("alignment", vocabulary)
+    phases.check_symbols("alignment", vocabulary)
+    vocabulary.slot += 0.5
+    with pytest.raises(ValueError, match="alignment was trained with other symbols than this code draws"):
+        phases.check_symbols("alignment", vocabulary)
+
+
 def test_alignment_says_nothing_of_places(student):
     phases, lion, vocabulary = student
     batch = AlignmentBatches(1, 0, 4, phases.processor, 4, most_objects=3)[0]
