@@ -81,7 +81,7 @@ def base_checkpoint(processor, tmp_path_factory) -> Path:
     return path
 
 
-def image(seed: int, size: tuple[int, int] = (40, 32)) -> PIL.Image.Image:
+def make_image(seed: int, size: tuple[int, int] = (40, 32)) -> PIL.Image.Image:
     rng = np.random.default_rng(seed)
     return PIL.Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
 
@@ -93,7 +93,7 @@ def make_rows(count: int = 12) -> datasets.Dataset:
         region = i % 2 == 1
         rows.append(
             {
-                "image": image(i),
+                "image": make_image(i),
                 "prompt": "where is the cat?" if region else "question: what is this? short answer:",
                 "completion": f"[0.{100 + i},0.200,0.500,0.900]" if region else " ".join(["a cat"] * (1 + i % 5)),
                 "tags": "cat, dog" if i % 3 else "",

@@ -8,7 +8,7 @@ import datasets
 import pytest
 import torch
 
-from tests.trainers.conftest import image, make_rows, tiny_model
+from tests.trainers.conftest import make_image, make_rows, tiny_model
 from tests.trainers.test_sft_trainer import make_trainer
 from trainers.collator import LionDataCollator
 from trainers.datasets_lion import build_dataset
@@ -66,9 +66,9 @@ def test_prompt_and_completion_as_messages(processor):
 
 
 def test_an_image_inside_a_message_and_a_placeholder_before_the_text(processor):
-    content = [{"type": "image", "image": image(3)}, {"type": "text", "text": "what is this?"}]
+    content = [{"type": "image", "image": make_image(3)}, {"type": "text", "text": "what is this?"}]
     inside = {"messages": [{"role": "user", "content": content}, {"role": "assistant", "content": "a cat"}]}
-    outside = {"image": image(3), "messages": chat("<image>\nwhat is this?", "a cat")}
+    outside = {"image": make_image(3), "messages": chat("<image>\nwhat is this?", "a cat")}
     collator = LionDataCollator(processor)
     expected, batch = collator([outside]), collator([inside])
     for name, value in expected.items():
@@ -193,7 +193,7 @@ def test_a_lone_surrogate_is_one_bad_row(processor, column):
 
 
 def test_a_file_with_lines_that_no_dataset_can_hold(tmp_path):
-    image(0).save(tmp_path / "a.png")
+    make_image(0).save(tmp_path / "a.png")
     row = {"image": str(tmp_path / "a.png"), "prompt": "what?", "completion": "a cat"}
     lines = [json.dumps(row), json.dumps({**row, "prompt": "half \ud83d"}), json.dumps(row)[:-9], json.dumps(row)]
     (tmp_path / "rows.jsonl").write_text("\n".join(lines))
@@ -259,7 +259,7 @@ def test_addresses_in_rows_are_told_and_private_ones_are_not_fetched(processor, 
             asked.append(self.path)
             self.send_response(200)
             self.end_headers()
-            image(0).save(self.wfile, format="PNG")
+            make_image(0).save(self.wfile, format="PNG")
 
         def log_message(self, *args):
             pass

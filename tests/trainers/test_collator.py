@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.trainers.conftest import picture
+from tests.trainers.conftest import make_image
 from trainers.augmentation import Augmentation
 from trainers.collator import LionDataCollator
 from trainers.rows import BadRowError, BadRows
@@ -12,7 +12,7 @@ from trainers.rows import BadRowError, BadRows
 
 def row(index=0, **fields):
     return {
-        "image": picture(3, (80, 60)),
+        "image": make_image(3, (80, 60)),
         "prompt": "question: what is this? short answer:",
         "completion": "a cat",
         "tags": None,

@@ -4,13 +4,13 @@ import PIL.Image
 import pytest
 
 from lion_multimodal.cli.main import main
-from tests.trainers.conftest import picture
+from tests.trainers.conftest import make_image
 
 
 @pytest.fixture
 def rows(tmp_path):
     for index in range(3):
-        picture(index).save(tmp_path / f"{index}.png")
+        make_image(index).save(tmp_path / f"{index}.png")
     (tmp_path / "2.png").write_bytes(b"no image")
     rows = [
         {"image": "0.png", "prompt": "what is this?", "completion": "a cat"},
@@ -42,7 +42,7 @@ def test_what_is_in_a_file_is_told_and_drawn(rows, tmp_path, capsys):
 
 
 def test_good_rows_end_well_and_bad_options_in_a_line(tmp_path, capsys):
-    picture(0).save(tmp_path / "0.png")
+    make_image(0).save(tmp_path / "0.png")
     (tmp_path / "0.txt").write_text("a cat")
     assert main(["data", "check", str(tmp_path), "--sheet", str(tmp_path / "sheets" / "sheet.png")]) == 0
     assert "captions in text files beside the images: 1 rows" in capsys.readouterr().out

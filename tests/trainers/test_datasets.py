@@ -2,7 +2,7 @@ import datasets
 import pyarrow.parquet as pq
 import pytest
 
-from tests.trainers.conftest import image, make_rows
+from tests.trainers.conftest import make_image, make_rows
 from trainers.datasets_lion import ROW_FEATURES, build_dataset
 from trainers.recipe import SourceRecipe
 from trainers.rows import BadRowError, BadRows, open_image
@@ -17,7 +17,7 @@ def folder(tmp_path_factory):
     rows.save_to_disk(str(folder / "saved"))
     (folder / "pictures").mkdir()
     for i in range(6):
-        image(i).save(folder / "pictures" / f"{i}.png")
+        make_image(i).save(folder / "pictures" / f"{i}.png")
     texts = rows.remove_columns("image").add_column("file_name", [f"{i}.png" for i in range(6)])
     texts.to_json(folder / "pictures" / "metadata.jsonl")
     texts.rename_column("file_name", "image").to_json(folder / "rows.jsonl")

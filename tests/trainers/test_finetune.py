@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from lion_multimodal.cli.main import main
 from modeling_lion.modeling_lion import LionForConditionalGeneration
 from modeling_lion.peft_lion import LionAdapterConfig, fold_adapters
-from tests.trainers.conftest import make_rows, picture, tiny_model
+from tests.trainers.conftest import make_image, make_rows, tiny_model
 from trainers.collator import LionDataCollator
 from trainers.finetune import default_epochs, finetuned_model, hold_out, load_tuned, merge_adapter, run_finetune
 from trainers.publishing.selection import select
@@ -48,7 +48,7 @@ def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("photos")
     rows = []
     for index in range(24):
-        picture(index).save(folder / f"{index}.png")
+        make_image(index).save(folder / f"{index}.png")
         if index % 2:
             row = {"question": "where is the cat?", "answer": f"[0.{100 + index},0.200,0.500,0.900]"}
         else:

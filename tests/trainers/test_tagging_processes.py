@@ -14,7 +14,7 @@ from configuration_lion import RamConfig
 from lion_multimodal.cli.main import main
 from modeling_lion.modeling_ram import RamForImageTagging
 from processing_lion import LionImageProcessor
-from tests.trainers.conftest import image
+from tests.trainers.conftest import make_image
 
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +25,7 @@ NUM_IMAGES = 300
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("pictures")
     for i in range(NUM_IMAGES):
-        image(i % 50).save(folder / f"{i:03d}.png")
+        make_image(i % 50).save(folder / f"{i:03d}.png")
     (folder / "broken.jpg").write_bytes(b"?")
     return folder
 
@@ -42,7 +42,7 @@ def tagger(tmp_path_factory) -> Path:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)
-        inputs = LionImageProcessor.for_tagging(32)([image(i) for i in range(50)], return_tensors="pt")
+        inputs = LionImageProcessor.for_tagging(32)([make_image(i) for i in range(50)], return_tensors="pt")
         probabilities = model(**inputs).logits.sigmoid().sort(dim=0).values
         # In the largest gap near the middle, so that no image hangs on a rounding error.
         gaps = (probabilities[11:40] - probabilities[10:39]).argmax(dim=0) + 10

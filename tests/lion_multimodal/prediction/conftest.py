@@ -55,5 +55,5 @@ def photos(tmp_path, monkeypatch) -> Path:
     return folder
 
 
-def image(size: tuple[int, int] = (8, 8), color: str = "red") -> Image.Image:
+def make_image(size: tuple[int, int] = (8, 8), color: str = "red") -> Image.Image:
     return Image.new("RGB", size, color)

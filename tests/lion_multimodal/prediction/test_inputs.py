@@ -14,12 +14,12 @@ import pytest
 from lion_multimodal.prediction import inputs
 from lion_multimodal.prediction.inputs import DatasetRows, Inputs, Prompt, find_images, open_input, read_prompts
 from processing_lion import load_image
-from tests.lion_multimodal.prediction.conftest import picture
+from tests.lion_multimodal.prediction.conftest import make_image
 
 
 def png(color: str = "red") -> bytes:
     content = io.BytesIO()
-    picture(color=color).save(content, "PNG")
+    make_image(color=color).save(content, "PNG")
     return content.getvalue()
 
 
@@ -27,11 +27,11 @@ def png(color: str = "red") -> bytes:
 def folder(tmp_path, monkeypatch) -> Path:
     for name in ("b/2.PNG", "b/1.webp", "a.jpg", "c/x.tif", "c/y.gif"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        picture().save(tmp_path / name)
+        make_image().save(tmp_path / name)
     for name in ("notes.txt", ".hidden.png", "c/z.pdf"):
         (tmp_path / name).write_bytes(b"?")
     (tmp_path / ".cache").mkdir()
-    picture().save(tmp_path / ".cache" / "1.png")
+    make_image().save(tmp_path / ".cache" / "1.png")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -64,7 +64,7 @@ def test_a_pattern_stands_for_all_that_matches(folder):
     assert names(open_input("b/*")) == ["b/1.webp", "b/2.PNG"]
     assert names(open_input("**/*.tif")) == ["c/x.tif"]
     assert names(open_input("*.jsonl")) == ["a.jpg", "b/1.webp"]
-    picture().save("odd[1].png")
+    make_image().save("odd[1].png")
     assert names(open_input("odd[1].png")) == ["odd[1].png"]
 
 
@@ -237,7 +237,7 @@ def test_paths_are_relative_to_the_file_or_to_the_given_folder(folder):
 
 def test_an_image_in_base64_is_called_by_its_place(folder):
     content = io.BytesIO()
-    picture((64, 64)).effect_spread(30).save(content, "BMP")
+    make_image((64, 64)).effect_spread(30).save(content, "BMP")
     (folder / "rows.jsonl").write_text(json.dumps({"image": base64.b64encode(content.getvalue()).decode()}))
     (row,) = open_input("rows.jsonl")
     assert row.image == "rows.jsonl#0"
@@ -312,7 +312,7 @@ def test_what_changes_in_the_inputs_is_noticed(folder):
     assert described() != before
     (folder / "rows.jsonl").write_text('{"image": "a.jpg"}\n')
     assert described() == before
-    picture().save(folder / "b" / "3.png")
+    make_image().save(folder / "b" / "3.png")
     assert described() != before
     (folder / "b" / "3.png").unlink()
     (folder / "prompts.txt").write_text("Where?")
