@@ -67,7 +67,7 @@ def test_figures_of_a_checkpoint(tmp_path, monkeypatch):
     )
     small = {name: BENCHMARKS[name] for name in ("iconqa", "refcoco_plus_testB")}
     monkeypatch.setattr(nano_evaluation, "PAGE", page)
-    monkeypatch.setattr(nano_evaluation, "PICTURE", tmp_path / "picture.jpg")
+    monkeypatch.setattr(nano_evaluation, "IMAGE", tmp_path / "picture.jpg")
     monkeypatch.setattr(nano_evaluation, "BENCHMARKS", small)
     monkeypatch.setattr(nano_evaluation, "_SHOWN", tuple(small))
     arguments = ["--rows", "2", "--output", str(tmp_path / "out"), "--device", "cpu"]
