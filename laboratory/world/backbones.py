@@ -20,6 +20,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from safetensors.torch import load_file, load_model, save_file, save_model
@@ -172,11 +173,6 @@ def is_finished(base: Path, resume: bool) -> bool:
     return False
 
 
-def first_scene(phases: Mapping[str, Phase], name: str) -> int:
-    """The first scene of a phase: each sees images of its own."""
-    return _SCENES_OF_A_PHASE * list(phases).index(name)
-
-
 def _start_process(threads: int, level: int) -> None:
     logging.basicConfig(level=level)
     torch.set_num_threads(threads)
@@ -235,6 +231,8 @@ class Phases:
     bf16: bool
     save_steps: int
 
+    phases: ClassVar[Mapping[str, Phase]] = PHASES
+
     @property
     def processor(self) -> LionProcessor:
         """The run's processor, read from its files."""
@@ -257,6 +255,10 @@ class Phases:
         )
         set_seed(self.seed)
         return RamForImageTagging(config)
+
+    def first_scene(self, phase: str) -> int:
+        """The first scene of a phase: each sees images of its own."""
+        return _SCENES_OF_A_PHASE * list(self.phases).index(phase)
 
     def is_finished(self, phase: str) -> bool:
         """Whether a phase has ended."""
@@ -282,22 +284,22 @@ class Phases:
     def patches(self, phase: str, for_tagger: bool = False) -> PatchBatches:
         """A phase's images with dense targets."""
         patch_size = LionConfig.from_preset("nano").vision_config.patch_size
-        return PatchBatches(self.steps[phase], first_scene(PHASES, phase), 64, patch_size, for_tagger)
+        return PatchBatches(self.steps[phase], self.first_scene(phase), 64, patch_size, for_tagger)
 
     def instructions(self, phase: str, num_scenes: int, questions: int, images: bool) -> InstructionBatches:
         """A phase's instructions; arguments as in [`~laboratory.world.batches.InstructionBatches`]."""
         config = LionConfig.from_preset("nano")
         return InstructionBatches(
             self.steps[phase],
-            first_scene(PHASES, phase),
+            self.first_scene(phase),
             num_scenes,
             self.processor,
             questions,
             config.vision_config.patch_size,
             config.num_query_tokens,
             images,
-            PHASES[phase].task_weights,
-            PHASES[phase].layouts,
+            self.phases[phase].task_weights,
+            self.phases[phase].layouts,
         )
 
     def run_in_turn(self, phases: Sequence[str]) -> None:
@@ -314,7 +316,7 @@ class Phases:
             self.train(phase, TaggerTeacher(tagger), tagger, self.patches(phase, for_tagger=True))
             return
         lion, vocabulary = self.build_lion()
-        self.load(lion, *PHASES[phase].starts_from)
+        self.load(lion, *self.phases[phase].starts_from)
         if phase == "tower":
             self.train(phase, TowerTeacher(lion), lion.vision_model, self.patches(phase))
         elif phase in ("language", "places"):
@@ -337,7 +339,6 @@ class Phases:
         learner: nn.Module,
         batches: Dataset,
         is_trained: Callable[[str], bool] = lambda name: True,
-        learning_rate: float | None = None,
         decay_steps: int | None = None,
     ) -> None:
         """Train `teacher`'s parameters that `is_trained` names; keep the state of `learner`, a part of it.
@@ -349,7 +350,7 @@ class Phases:
         finished = directory / _WEIGHTS
         for name, parameter in teacher.named_parameters():
             parameter.requires_grad_(is_trained(name))
-        rate = PHASES[phase].learning_rate if learning_rate is None else learning_rate
+        rate = self.phases[phase].learning_rate
         args = TrainingArguments(
             output_dir=str(directory),
             max_steps=self.steps[phase],

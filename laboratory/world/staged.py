@@ -31,14 +31,12 @@ from laboratory.world.backbones import (
     Phase,
     Phases,
     build_processor,
-    first_scene,
     is_finished,
     nano_config,
     steps_by_phase,
     write_base,
 )
 from laboratory.world.batches import (
-    PatchBatches,
     WorldBatches,
     encode_instructions,
     pixel_values,
@@ -83,7 +81,7 @@ MOST_OBJECTS = 3
 NUM_SLOTS = 4
 """Query tokens: one an object, and one to spare."""
 
-_BATCH, _ALIGNMENT_BATCH, _LITERACY_BATCH = 64, 32, 1024
+_ALIGNMENT_BATCH, _LITERACY_BATCH = 32, 1024
 _LITERACY_SCENES = 150_000
 _RIDGE_SCENES = 3000
 _RIDGE_PENALTY = 1.0
@@ -118,6 +116,8 @@ def pretrain_staged_base(
 class StagedPhases(Phases):
     """Phases of a base model that is made for LION's stages; arguments as in [`~laboratory.world.backbones.Phases`]."""
 
+    phases = PHASES
+
     def build_student(self) -> tuple[LionForConditionalGeneration, SymbolVocabulary]:
         """The model before any training, and the symbols that it is to read; always the same."""
         processor = self.processor
@@ -136,10 +136,12 @@ class StagedPhases(Phases):
         understand each other only by the same ones, which are drawn at random.
 
         Raises:
-            ValueError: the phase has been trained, or begun, with others.
+            ValueError: the phase has been trained, or begun, with others, or is finished and does not say with which.
         """
         path = self.output_dir / phase / "symbols.safetensors"
         symbols = dict(vocabulary.named_buffers())
+        if not path.is_file() and self.is_finished(phase):
+            raise ValueError(f"{path.parent} does not say which symbols it was trained with: run {phase} anew")
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_file(path) as partial:
@@ -156,46 +158,40 @@ class StagedPhases(Phases):
         """Run a phase from its last checkpoint; one that is finished is left as it is."""
         if self.is_finished(phase):
             return
-        rate = PHASES[phase].learning_rate
         if phase == "tagger":
             tagger = self.build_tagger()
-            batches = self._patches(phase, tagger.config.vision_config.patch_size, for_tagger=True)
-            self.train(phase, TaggerTeacher(tagger), tagger, batches, learning_rate=rate)
+            self.train(phase, TaggerTeacher(tagger), tagger, self.patches(phase, for_tagger=True))
             return
         lion, vocabulary = self.build_student()
         if phase == "tower":
-            batches = self._patches(phase, lion.config.vision_config.patch_size)
-            self.train(phase, TowerTeacher(lion), lion.vision_model, batches, learning_rate=rate)
+            self.train(phase, TowerTeacher(lion), lion.vision_model, self.patches(phase))
         elif phase == "literacy":
             self.check_symbols(phase, vocabulary)
             logger.info("Making exercises of %d scenes.", _LITERACY_SCENES)
             pool = ExercisePool.make(
                 self.processor,
                 _LITERACY_SCENES,
-                first_scene(PHASES, phase),
+                self.first_scene(phase),
                 lion.config.num_query_tokens,
                 MOST_OBJECTS,
             )
             batches = LiteracyBatches(pool, self.steps[phase], _LITERACY_BATCH, self.seed)
             teacher = LiteracyTeacher(lion, vocabulary)
             is_trained, decay_steps = _begins_with("language_model"), max(1, self.steps[phase] // 6)
-            self.train(phase, teacher, lion.language_model, batches, is_trained, rate, decay_steps)
+            self.train(phase, teacher, lion.language_model, batches, is_trained, decay_steps)
         else:
             self.check_symbols(phase, vocabulary)
             self.load_tower(lion)
             batches = AlignmentBatches(
                 self.steps[phase],
-                first_scene(PHASES, phase),
+                self.first_scene(phase),
                 _ALIGNMENT_BATCH,
                 self.processor,
                 lion.config.num_query_tokens,
                 MOST_OBJECTS,
             )
             teacher = AlignmentTeacher(lion, vocabulary)
-            self.train(phase, teacher, lion, batches, _begins_with(*Q_FORMER_PARTS), learning_rate=rate)
-
-    def _patches(self, phase: str, patch_size: int, for_tagger: bool = False) -> PatchBatches:
-        return PatchBatches(self.steps[phase], first_scene(PHASES, phase), _BATCH, patch_size, for_tagger)
+            self.train(phase, teacher, lion, batches, _begins_with(*Q_FORMER_PARTS))
 
     def load_tower(self, lion: LionForConditionalGeneration) -> None:
         """Give a model the trained tower, its last norm as new: that one is trained with the Q-Former."""
@@ -212,7 +208,7 @@ class StagedPhases(Phases):
         own = {name: value for name, value in self.weights("alignment").items() if name.startswith(Q_FORMER_PARTS)}
         lion.load_state_dict(own, strict=False)
         lion.language_model.load_state_dict(self.weights("literacy"))
-        start_projection(lion, vocabulary, SPLITS["train"][first_scene(PHASES, "alignment") :][:_RIDGE_SCENES])
+        start_projection(lion, vocabulary, SPLITS["train"][self.first_scene("alignment") :][:_RIDGE_SCENES])
         return lion
 
 

@@ -97,6 +97,10 @@ def test_phases_that_were_trained_with_other_symbols_are_refused(student):
     vocabulary.slot += 0.5
     with pytest.raises(ValueError, match="alignment was trained with other symbols than this code draws"):
         phases.check_symbols("alignment", vocabulary)
+    (phases.output_dir / "literacy").mkdir()
+    save_file(vocabulary.state_dict(), phases.output_dir / "literacy" / "weights.safetensors")
+    with pytest.raises(ValueError, match="literacy does not say which symbols it was trained with"):
+        phases.check_symbols("literacy", vocabulary)
 
 
 def test_alignment_says_nothing_of_places(student):
