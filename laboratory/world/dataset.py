@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -53,7 +53,12 @@ LEVELS = {
 """Tasks of each LION task level."""
 
 
-def ask(scene: Scene, tasks: Sequence[str], questions: int) -> list[Sample]:
+def ask(
+    scene: Scene,
+    tasks: Sequence[str],
+    questions: int,
+    known: Mapping[str, Callable[[Scene, np.random.Generator], Sample | None]] = TASKS,
+) -> list[Sample]:
     """
     Instructions about a scene, the same for the same arguments.
 
@@ -61,6 +66,7 @@ def ask(scene: Scene, tasks: Sequence[str], questions: int) -> list[Sample]:
         scene: The scene.
         tasks: Which tasks to draw from, in turn and in an order that depends on the scene.
         questions: How many instructions.
+        known: How a sample of each task is drawn.
     """
     rng = np.random.default_rng([scene.seed, 2])
     order = [tasks[index] for index in rng.permutation(len(tasks))]
@@ -69,7 +75,7 @@ def ask(scene: Scene, tasks: Sequence[str], questions: int) -> list[Sample]:
     while len(samples) < questions:
         if turn >= 20 * (questions + len(order)):
             raise ValueError(f"the scene of seed {scene.seed} allows none of the tasks {', '.join(tasks)}")
-        sample = TASKS[order[turn % len(order)]](scene, rng)
+        sample = known[order[turn % len(order)]](scene, rng)
         turn += 1
         if sample is not None:
             samples.append(sample)

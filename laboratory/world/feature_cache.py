@@ -14,11 +14,12 @@ import argparse
 import json
 import logging
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import torch
 from accelerate import PartialState
 from safetensors.torch import load_file, save_file
@@ -64,7 +65,10 @@ class CachedVisionModel(LionVisionModel):
 
 @torch.no_grad()
 def tower_features(
-    lion: LionForConditionalGeneration, scenes: Sequence[Scene], dtype: torch.dtype = torch.bfloat16
+    lion: LionForConditionalGeneration,
+    scenes: Sequence[Scene],
+    dtype: torch.dtype = torch.bfloat16,
+    draw: Callable[[Sequence[Scene]], np.ndarray] = draw,
 ) -> dict[int, torch.Tensor]:
     """
     What Q-Former and aggregator read of the tower.
@@ -73,10 +77,16 @@ def tower_features(
         lion ([`LionForConditionalGeneration`]): The model.
         scenes (`Sequence[Scene]`): What the images show.
         dtype (`torch.dtype`): Type that the features are kept in.
+        draw (`Callable`): A function of a module that draws scenes, as [`~laboratory.world.batches.draw`] does.
 
     Returns:
         `dict[int, torch.Tensor]`: By block, `(num_scenes, num_patches + 1, hidden_size)` without a norm.
+
+    Raises:
+        ValueError: the model takes features in place of images ([`use_features`]).
     """
+    if isinstance(lion.vision_model, CachedVisionModel):
+        raise ValueError("the model takes features in place of images: call `use_images` first")
     config, tower = lion.config, lion.vision_model
     blocks = {
         len(tower.encoder.layers) - 1,
@@ -92,19 +102,27 @@ def tower_features(
 
 
 def kept_features(
-    lion: LionForConditionalGeneration, scenes: Sequence[Scene], directory: Path
+    lion: LionForConditionalGeneration,
+    scenes: Sequence[Scene],
+    directory: Path,
+    draw: Callable[[Sequence[Scene]], np.ndarray] = draw,
 ) -> dict[int, torch.Tensor]:
-    """[`tower_features`], from a file in `directory` if they were computed before for this tower and these scenes."""
-    known = zlib.crc32(repr([(scene.seed, len(scene.objects)) for scene in scenes]).encode())
+    """
+    [`tower_features`], from a file in `directory` if they were computed before for this tower, of its blocks that are
+    read, and these scenes.
+    """
+    known = zlib.crc32(repr([(scene.seed, scene.objects) for scene in scenes]).encode())
+    read = sorted({lion.config.aggregator_config.query_layer, *lion.config.aggregator_config.context_layers})
+    known = zlib.crc32(f"{read} {draw.__name__}".encode(), known)
     for name, value in lion.vision_model.state_dict().items():
         if "post_layernorm" not in name:
             known = zlib.crc32(value.float().cpu().numpy().tobytes(), known)
     path = directory / f"{known:08x}.safetensors"
     with PartialState().main_process_first():
         if not path.is_file():
-            logger.info("%d pictures through the tower.", len(scenes))
+            logger.info("%d images through the tower.", len(scenes))
             directory.mkdir(parents=True, exist_ok=True)
-            features = {str(block): values for block, values in tower_features(lion, scenes).items()}
+            features = {str(block): values for block, values in tower_features(lion, scenes, draw=draw).items()}
             with atomic_file(path) as partial:
                 save_file(features, partial)
     return {int(block): values for block, values in load_file(path).items()}
@@ -119,9 +137,15 @@ def use_features(lion: LionForConditionalGeneration, features: Mapping[int, torc
     lion.vision_model.features = features
 
 
+def use_images(lion: LionForConditionalGeneration) -> None:
+    """Undo [`use_features`]."""
+    lion.vision_model.__class__ = LionVisionModel
+    lion.vision_model.__dict__.pop("features", None)
+
+
 class NumberedCollator:
     """
-    Makes a batch of rows whose `image` is the number of an image.
+    Makes a batch of rows whose `image` is the number of an image, with labels if they have a `completion`.
 
     Args:
         processor ([`LionProcessor`]): For the texts.
@@ -135,7 +159,7 @@ class NumberedCollator:
             text=[row["prompt"] for row in rows],
             tags=[None if row["tags"] is None else ", ".join(row["tags"]) for row in rows],
             level=[row["level"] for row in rows],
-            answers=[row["completion"] for row in rows],
+            answers=[row["completion"] for row in rows] if "completion" in rows[0] else None,
             return_tensors="pt",
         )
         return {**batch, "pixel_values": torch.tensor([[row["image"]] for row in rows])}

@@ -16,7 +16,7 @@ RELATIONS = ("to the left of", "to the right of", "above", "below")
 TAGS = (*GLYPHS, *COLORS)
 """The tagger's vocabulary: what kinds of objects and which colours an image shows."""
 
-_RELATION_MARGIN = 8
+RELATION_MARGIN = 8
 """Pixels between two centres along an axis, below which nobody is asked which one comes first."""
 
 
@@ -76,12 +76,14 @@ def relation_holds(relation: str, first: SceneObject, second: SceneObject) -> bo
     return {"to the left of": dx < 0, "to the right of": dx > 0, "above": dy < 0, "below": dy > 0}[relation]
 
 
-def _pick(rng: np.random.Generator, options: Sequence[Any]) -> Any:
+def pick(rng: np.random.Generator, options: Sequence[Any]) -> Any:
+    """One of several."""
     return options[int(rng.integers(len(options)))]
 
 
-def _pick_prompt(rng: np.random.Generator, prompts: Sequence[str]) -> str:
-    return prompts[0] if rng.random() < 0.5 else _pick(rng, prompts[1:])
+def pick_prompt(rng: np.random.Generator, prompts: Sequence[str]) -> str:
+    """The first of several wordings half of the time."""
+    return prompts[0] if rng.random() < 0.5 else pick(rng, prompts[1:])
 
 
 def _unique(scene: Scene, attribute: str) -> list[SceneObject]:
@@ -89,7 +91,8 @@ def _unique(scene: Scene, attribute: str) -> list[SceneObject]:
     return [item for item in scene.objects if values.count(getattr(item, attribute)) == 1]
 
 
-def _referring_names(scene: Scene, item: SceneObject) -> list[str]:
+def referring_names(scene: Scene, item: SceneObject) -> list[str]:
+    """What an object may be called in a scene: colour and kind, or the kind alone where no other is of it."""
     names = [item.name]
     if item in _unique(scene, "glyph"):
         names.append(item.glyph)
@@ -102,14 +105,14 @@ def _caption(scene: Scene, rng: np.random.Generator) -> Sample:
         opening = f"there {'is' if number == 1 else 'are'} {number} object{'' if number == 1 else 's'}"
         prompt = format_prompt("caption_long")
         return Sample("caption", "image_level", prompt, f"{opening}: {scene_caption(scene)}", "long")
-    return Sample("caption", "image_level", _pick_prompt(rng, CAPTION_PROMPTS), scene_caption(scene), "short")
+    return Sample("caption", "image_level", pick_prompt(rng, CAPTION_PROMPTS), scene_caption(scene), "short")
 
 
 def _color(scene: Scene, rng: np.random.Generator) -> Sample | None:
     known = _unique(scene, "glyph")
     if not known:
         return None
-    item = _pick(rng, known)
+    item = pick(rng, known)
     return _vqa("color", f"What color is the {item.glyph}?", item.color, rng)
 
 
@@ -117,18 +120,18 @@ def _object(scene: Scene, rng: np.random.Generator) -> Sample | None:
     known = _unique(scene, "color")
     if not known:
         return None
-    item = _pick(rng, known)
+    item = pick(rng, known)
     return _vqa("object", f"What is the {item.color} object?", item.glyph, rng)
 
 
 def _count(scene: Scene, rng: np.random.Generator) -> Sample:
-    form = _pick(rng, ("objects", "glyph", "glyph", "color", "color"))
+    form = pick(rng, ("objects", "glyph", "glyph", "color", "color"))
     if form == "objects":
         return _vqa("count", "How many objects are there?", str(len(scene.objects)), rng, form)
     numbers = possible_counts(scene, form)
     # First the answer, then the question: were kinds asked about at random, "1" would nearly always be right.
-    number = _pick(rng, sorted(numbers))
-    name = _pick(rng, numbers[number])
+    number = pick(rng, sorted(numbers))
+    name = pick(rng, numbers[number])
     asked = plural(name) if form == "glyph" else f"{name} objects"
     return _vqa("count", f"How many {asked} are there?", str(number), rng, form)
 
@@ -156,7 +159,7 @@ def _position(scene: Scene, rng: np.random.Generator, stated: bool = False) -> S
     if place is None:
         return None
     name, _, preposition, sides, true = place
-    side = _pick(rng, sides)
+    side = pick(rng, sides)
     if stated:
         return _judged("position", f"The {name} is {preposition} the {side}.", side == true)
     return _vqa("position", f"Is the {name} {preposition} the {side}?", "yes" if side == true else "no", rng, side)
@@ -166,12 +169,12 @@ def _pick_place(scene: Scene, rng: np.random.Generator) -> tuple[str, int, str, 
     """An object's name, an axis, the preposition and the names of its two sides, and the side that is true."""
     axis = int(rng.integers(2))
     middle = IMAGE_SIZE / 2
-    clear = [item for item in scene.objects if abs(item.center[axis] - middle) >= _RELATION_MARGIN / 2]
+    clear = [item for item in scene.objects if abs(item.center[axis] - middle) >= RELATION_MARGIN / 2]
     if not clear:
         return None
-    item = _pick(rng, clear)
+    item = pick(rng, clear)
     sides = (("left", "right"), ("top", "bottom"))[axis]
-    name = _pick(rng, _referring_names(scene, item))
+    name = pick(rng, referring_names(scene, item))
     return name, axis, ("on", "at")[axis], sides, sides[item.center[axis] > middle]
 
 
@@ -182,13 +185,13 @@ def _direction(scene: Scene, rng: np.random.Generator) -> Sample | None:
     words = []
     for axis, pair in enumerate((("left", "right"), ("above", "below"))):
         distance = first.center[axis] - second.center[axis]
-        words.append(pair[distance > 0] if abs(distance) >= _RELATION_MARGIN else None)
+        words.append(pair[distance > 0] if abs(distance) >= RELATION_MARGIN else None)
     clear = [axis for axis in range(2) if words[axis]]
     if not clear:
         return None
-    names = _pick(rng, _referring_names(scene, first)), _pick(rng, _referring_names(scene, second))
+    names = pick(rng, referring_names(scene, first)), pick(rng, referring_names(scene, second))
     if rng.random() < 0.6:
-        axis = _pick(rng, clear)
+        axis = pick(rng, clear)
         choice = ("to the left or to the right of", "above or below")[axis]
         return _vqa("direction", f"Is the {names[0]} {choice} the {names[1]}?", words[axis], rng, "choice")
     question = f"Where is the {names[0]} relative to the {names[1]}?"
@@ -201,13 +204,13 @@ def _relation(scene: Scene, rng: np.random.Generator, stated: bool | None = None
         (first, second)
         for first in scene.objects
         for second in scene.objects
-        if abs(first.center[axis] - second.center[axis]) >= _RELATION_MARGIN
+        if abs(first.center[axis] - second.center[axis]) >= RELATION_MARGIN
     ]
     if not pairs:
         return None
-    first, second = _pick(rng, pairs)
+    first, second = pick(rng, pairs)
     relation = RELATIONS[2 * axis + int(rng.integers(2))]
-    names = _pick(rng, _referring_names(scene, first)), _pick(rng, _referring_names(scene, second))
+    names = pick(rng, referring_names(scene, first)), pick(rng, referring_names(scene, second))
     holds = relation_holds(relation, first, second)
     if rng.random() < 0.2 if stated is None else stated:
         return _judged("relation", f"The {names[0]} is {relation} the {names[1]}.", holds)
@@ -217,12 +220,12 @@ def _relation(scene: Scene, rng: np.random.Generator, stated: bool | None = None
 
 def _statement(scene: Scene, rng: np.random.Generator) -> Sample | None:
     """What `position` and `relation` ask, stated."""
-    stated = _pick(rng, (_position, _relation))(scene, rng, stated=True)
+    stated = pick(rng, (_position, _relation))(scene, rng, stated=True)
     return stated and replace(stated, task="statement", form=stated.task)
 
 
 def _existence(scene: Scene, rng: np.random.Generator) -> Sample:
-    form = _pick(rng, EXISTENCE_FORMS)
+    form = pick(rng, EXISTENCE_FORMS)
     wanted = bool(rng.integers(2))
     name = existing_name(scene, form, rng) if wanted else absent_name(scene, form, rng)
     question = f"Is there {with_article(name)} in the image?"
@@ -231,7 +234,7 @@ def _existence(scene: Scene, rng: np.random.Generator) -> Sample:
 
 def existing_name(scene: Scene, form: str, rng: np.random.Generator) -> str:
     """Something that the scene holds: a kind of object, or for the form `"attribute"` a colour and a kind."""
-    item = _pick(rng, scene.objects)
+    item = pick(rng, scene.objects)
     return item.name if form == "attribute" else item.glyph
 
 
@@ -248,12 +251,12 @@ def absent_name(scene: Scene, form: str, rng: np.random.Generator) -> str:
     present = {item.glyph for item in scene.objects}
     absent = [glyph for glyph in GLYPHS if glyph not in present]
     if form == "random":
-        return _pick(rng, absent)
+        return pick(rng, absent)
     if form == "popular":
-        return _pick(rng, sorted(absent, key=lambda glyph: -GLYPH_WEIGHTS[tuple(GLYPHS).index(glyph)])[:3])
+        return pick(rng, sorted(absent, key=lambda glyph: -GLYPH_WEIGHTS[tuple(GLYPHS).index(glyph)])[:3])
     if form == "adversarial":
         companions = [COMPANIONS[item.glyph] for item in scene.objects if COMPANIONS[item.glyph] in absent]
-        return _pick(rng, companions or absent)
+        return pick(rng, companions or absent)
     if form == "attribute":
         names = {item.name for item in scene.objects}
         mixed = [
@@ -262,7 +265,7 @@ def absent_name(scene: Scene, form: str, rng: np.random.Generator) -> str:
             for other in scene.objects
             if f"{one.color} {other.glyph}" not in names
         ]
-        return _pick(rng, mixed or [name for name in _near_misses(scene) if name not in names])
+        return pick(rng, mixed or [name for name in _near_misses(scene) if name not in names])
     raise ValueError(f"form must be one of {', '.join(EXISTENCE_FORMS)}, got {form!r}")
 
 
@@ -273,14 +276,14 @@ def _near_misses(scene: Scene) -> list[str]:
 
 
 def _rec(scene: Scene, rng: np.random.Generator) -> Sample:
-    item = _pick(rng, scene.objects)
-    prompt = _pick_prompt(rng, REC_PROMPTS).format(expression=f"the {_pick(rng, _referring_names(scene, item))}")
+    item = pick(rng, scene.objects)
+    prompt = pick_prompt(rng, REC_PROMPTS).format(expression=f"the {pick(rng, referring_names(scene, item))}")
     return Sample("rec", "region_level", prompt, box_text(item), box=item.normalized_box)
 
 
 def _reg(scene: Scene, rng: np.random.Generator) -> Sample:
-    item = _pick(rng, scene.objects)
-    prompt = _pick_prompt(rng, REG_PROMPTS).format(box=box_text(item))
+    item = pick(rng, scene.objects)
+    prompt = pick_prompt(rng, REG_PROMPTS).format(box=box_text(item))
     return Sample("reg", "region_level", prompt, f"the {item.name}", box=item.normalized_box)
 
 
@@ -289,7 +292,7 @@ def _judged(task: str, statement: str, holds: bool) -> Sample:
 
 
 def _vqa(task: str, question: str, answer: str, rng: np.random.Generator, form: str = "") -> Sample:
-    return Sample(task, "image_level", _pick_prompt(rng, VQA_PROMPTS).format(question=question), answer, form)
+    return Sample(task, "image_level", pick_prompt(rng, VQA_PROMPTS).format(question=question), answer, form)
 
 
 # The processor's own template first: half of all samples are worded so.

@@ -75,6 +75,7 @@ _SAME_GLYPH, _SAME_COLOR, _COMPANION = 0.3, 0.25, 0.2
 _LONGER_SIDES = (24, 37)
 _MASK_FLOOR = 64
 _GAP = 2
+_CELL_MARGIN = 4
 _GLYPH_NAMES = tuple(GLYPHS)
 _COLOR_NAMES = tuple(COLORS)
 
@@ -149,7 +150,9 @@ def _large_glyph(glyph: str) -> Image.Image:
     return canvas.crop(canvas.getbbox())
 
 
-def sample_scene(seed: int, num_objects: int | None = None, most_objects: int | None = None) -> Scene:
+def sample_scene(
+    seed: int, num_objects: int | None = None, most_objects: int | None = None, cells: int | None = None
+) -> Scene:
     """Sample the scene of a seed.
 
     Args:
@@ -157,7 +160,14 @@ def sample_scene(seed: int, num_objects: int | None = None, most_objects: int | 
         num_objects: Number of objects to place, in place of a number drawn from the seed. Where the image is full
             earlier, fewer are placed.
         most_objects: The largest number that may be drawn from the seed; larger ones are cut to it.
+        cells: Divide the image into this many squares a side, at most three. Objects then have one size, and each
+            stands in the middle of a square of its own: a world of few boxes.
+
+    Raises:
+        ValueError: `cells` is not 1, 2 or 3.
     """
+    if cells is not None and not 1 <= cells <= IMAGE_SIZE // (_LONGER_SIDES[0] + _CELL_MARGIN):
+        raise ValueError(f"cells must be from 1 to 3, got {cells}")
     rng = np.random.default_rng([seed, 0])
     counts = tuple(OBJECT_COUNT_WEIGHTS)
     drawn_count = int(rng.choice(counts, p=tuple(OBJECT_COUNT_WEIGHTS.values())))
@@ -167,7 +177,10 @@ def sample_scene(seed: int, num_objects: int | None = None, most_objects: int | 
     objects: list[SceneObject] = []
     while len(objects) < wanted:
         glyph, color = _sample_kind(rng, objects)
-        box = _sample_box(rng, glyph, objects, shrink=wanted > max(counts))
+        if cells is None:
+            box = _sample_box(rng, glyph, objects, shrink=wanted > max(counts))
+        else:
+            box = _sample_cell(rng, glyph, objects, cells)
         if box is None:
             break
         objects.append(SceneObject(glyph, color, box))
@@ -204,6 +217,20 @@ def _sample_box(
         if not any(_touch(box, item.box) for item in objects):
             return box
     return None
+
+
+def _sample_cell(
+    rng: np.random.Generator, glyph: str, objects: list[SceneObject], cells: int
+) -> tuple[int, int, int, int] | None:
+    side = IMAGE_SIZE // cells
+    width, height = glyph_mask(glyph, min(_LONGER_SIDES[1] - 1, side - _CELL_MARGIN)).size
+    taken = {(int(item.center[0]) // side, int(item.center[1]) // side) for item in objects}
+    free = [(i, j) for i in range(cells) for j in range(cells) if (i, j) not in taken]
+    if not free:
+        return None
+    column, row = free[int(rng.integers(len(free)))]
+    x, y = column * side + (side - width) // 2, row * side + (side - height) // 2
+    return x, y, x + width, y + height
 
 
 def _touch(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:

@@ -1,0 +1,185 @@
+"""The claims of the paper, each with the variants that are trained and compared, as data."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass, replace
+
+from trainers.stages import SOFT_PROMPT, STAGES, Stage
+
+
+BOTH_ADAPTERS = ("region_level", "image_level")
+
+
+@dataclass(frozen=True)
+class Leg:
+    """
+    A stretch of training.
+
+    Attributes:
+        stage: What is trained, through which visual branches.
+        parts: Which parts of the data (keys of [`~laboratory.claims.rows.PARTS`]), shuffled together.
+        learning_rate: The highest.
+        shared: Every router is fixed at one for both adapters and both levels, which makes them one adapter with the
+            parameters of two.
+        tags: What stands in front of image-level questions: `"soft"` (tags behind the trained soft prompt), `"plain"`
+            (tags behind a word that is not trained) or `"none"`.
+    """
+
+    stage: Stage
+    parts: tuple[str, ...]
+    learning_rate: float
+    shared: bool = False
+    tags: str = "soft"
+
+    @property
+    def name(self) -> str:
+        """Names the leg in files; differs where legs differ."""
+        return f"{self.stage.name}-{zlib.crc32(repr(self).encode()):08x}"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """
+    One way of training.
+
+    Attributes:
+        name: In tables.
+        legs: Stretches of training, each starting where the one before ended.
+        bottleneck_size: Of an adapter.
+        budget: Share of the samples of each part of the data.
+        start: How training begins, a key of [`~laboratory.claims.training.STARTS`].
+    """
+
+    name: str
+    legs: tuple[Leg, ...]
+    bottleneck_size: int = 16
+    budget: float = 1.0
+    start: str = "sharp"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """
+    A claim and what tests it.
+
+    Attributes:
+        name: Of files and headings.
+        text: What the paper says, and where.
+        settings: Variants by the circumstances in which they are compared. The first variant of each is the paper's
+            way; the others are compared with it, seed by seed.
+        exam: What is asked, a key of [`~laboratory.claims.scoring.EXAMS`].
+        columns: Scores of the exam that the table shows.
+        tags: With what tags is asked: a share of wrong ones, or `"tagger"` for the tagger's own.
+    """
+
+    name: str
+    text: str
+    settings: dict[str, tuple[Variant, ...]]
+    exam: str
+    columns: tuple[str, ...]
+    tags: tuple[float | str, ...] = (0.0,)
+
+
+_ONE, _TWO, _THREE = (STAGES[name] for name in ("stage1", "stage2", "stage3"))
+_FIXED_ROUTERS = replace(_THREE, routers=False)
+_FIXED_PROMPT = replace(_ONE, trained_modules=tuple(part for part in _ONE.trained_modules if part != SOFT_PROMPT))
+_LEARNING_RATES = {"stage1": 1e-3, "stage2": 2e-3, "stage3": 5e-4, "union": 2e-3}
+
+
+def _shared(stage: Stage) -> Stage:
+    return replace(stage, adapters=BOTH_ADAPTERS, routers=False)
+
+
+def _stages(name: str, third: Stage = _THREE, shared: bool = False, **options) -> Variant:
+    stages = (_ONE, _TWO, third)
+    legs = tuple(
+        Leg(_shared(stage) if shared else stage, (part,), _LEARNING_RATES[stage.name], shared)
+        for stage, part in zip(stages, ("image", "region", "both"))
+    )
+    return Variant(name, legs, **options)
+
+
+def _union(name: str, shared: bool = False, **options) -> Variant:
+    stage = _shared(_THREE) if shared else _THREE
+    return Variant(name, (Leg(stage, ("image", "region", "both"), _LEARNING_RATES["union"], shared),), **options)
+
+
+def _training_ways(**options) -> tuple[Variant, ...]:
+    return _stages("three stages", **options), _union("one stage on the union", **options)
+
+
+def _tags(name: str, tags: str) -> Variant:
+    stage = _ONE if tags == "soft" else _FIXED_PROMPT
+    return Variant(name, (Leg(stage, ("tagged",), _LEARNING_RATES["stage1"], tags=tags),), start="blurred")
+
+
+def _depths(name: str, start: str) -> Variant:
+    return Variant(name, (Leg(_TWO, ("region",), _LEARNING_RATES["stage2"]),), start=start)
+
+
+CLAIMS = (
+    Claim(
+        "stages",
+        "Training image-level and region-level tasks at once makes them conflict; training them one after the other, "
+        "then together, does not (section 3.4 and the ablation of training strategies). Both ways see the same "
+        "samples once, in steps of the same size.",
+        {
+            "adapters of 16": _training_ways(),
+            "adapters of 16, half of the samples": _training_ways(budget=0.5),
+            "adapters of 16, a quarter of the samples": _training_ways(budget=0.25),
+            "adapters of 4, half of the samples": (
+                *_training_ways(bottleneck_size=4, budget=0.5),
+                _union("the union, one shared adapter of 4", shared=True, bottleneck_size=2, budget=0.5),
+            ),
+            "adapters of 64, half of the samples": _training_ways(bottleneck_size=64, budget=0.5),
+        },
+        "all",
+        ("image level", "region level", "both", "rec, mean IoU"),
+    ),
+    Claim(
+        "router",
+        "Adapters of their own for both levels, mixed by learned ratios, beat one shared adapter and a hard switch "
+        "(section 3.3 and its ablation).",
+        {
+            "adapters of 16": (
+                _stages("two routed adapters"),
+                _stages("hard switch", third=_FIXED_ROUTERS),
+                _stages("one shared adapter of 16", shared=True, bottleneck_size=8),
+                _stages("one shared adapter of 32", shared=True, bottleneck_size=16),
+            )
+        },
+        "all",
+        ("image level", "region level", "both", "rec, mean IoU"),
+    ),
+    Claim(
+        "tags",
+        "Tags help, wrong ones hurt, and a learned soft prompt in front of them repairs that (section 3.2 and its "
+        "ablation). Stage 1 alone; the tower's images are blurred until kinds look alike, the tagger's are less so, "
+        "and its mistakes are those that training sees.",
+        {
+            "stage 1": (
+                _tags("soft-prompted tags", "soft"),
+                _tags("plain tags", "plain"),
+                _tags("no tags", "none"),
+            )
+        },
+        "tags",
+        ("caption", "object", "existence", "existence, adversarial"),
+        ("tagger", 0.0, 0.25, 0.5, 0.75),
+    ),
+    Claim(
+        "depths",
+        "Gathering features from three depths of the tower beats those of its last layer (section 3.1 and its "
+        "ablation). Stage 2 alone, on a tower that was trained on image-level targets only.",
+        {
+            "stage 2": (
+                _depths("three depths", "depths: last, middle, early"),
+                _depths("last block only", "depths: last"),
+                _depths("middle block only", "depths: middle"),
+            )
+        },
+        "regions",
+        ("region level", "rec, mean IoU"),
+    ),
+)

@@ -1,0 +1,50 @@
+"""A tower that was trained on image-level targets only: its last block has no reason to keep places."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from laboratory.world.language import TAGS
+from laboratory.world.staged import StagedPhases
+from modeling_lion.modeling_lion import LionForConditionalGeneration
+
+
+class ImageLevelTeacher(nn.Module):
+    """
+    Teaches the vision tower to tell from any patch which tags the image has, wherever they are.
+
+    Args:
+        lion ([`LionForConditionalGeneration`]): Its tower is trained. The head is thrown away afterwards.
+    """
+
+    def __init__(self, lion: LionForConditionalGeneration):
+        super().__init__()
+        self.tower = lion.vision_model
+        self.head = nn.Linear(lion.config.vision_config.hidden_size, len(TAGS))
+
+    def forward(self, pixel_values: torch.Tensor, tags: torch.Tensor, **batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Images `(B, 3, H, W)` and whether each has each tag, `(B, num_tags)`."""
+        scores = self.head(self.tower(pixel_values)[0]).float()
+        targets = tags[:, None].expand_as(scores).float()
+        return {"loss": F.binary_cross_entropy_with_logits(scores, targets)}
+
+
+def train_image_level_tower(base: Path, directory: Path, steps: int, seed: int = 0) -> dict[str, torch.Tensor]:
+    """
+    The tower's weights, trained unless they have been; a run that was stopped goes on.
+
+    Args:
+        base (`Path`): Directory of a finished stage 0 ([`~laboratory.world.staged.pretrain_staged_base`]).
+        directory (`Path`): Where checkpoints and weights go.
+        steps (`int`): Optimiser steps of 64 images.
+        seed (`int`): Of the initialisation.
+    """
+    phases = StagedPhases(directory, {"tower": steps}, seed, False, 200)
+    if not phases.is_finished("tower"):
+        lion, _ = StagedPhases(base, {}, seed, False, 200).build_student()
+        phases.train("tower", ImageLevelTeacher(lion), lion.vision_model, phases.patches("tower"))
+    return phases.weights("tower")

@@ -1,0 +1,263 @@
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from configuration_lion import LionConfig
+from laboratory.claims import __main__ as command
+from laboratory.claims import conflict
+from laboratory.claims.claims import CLAIMS
+from laboratory.claims.conflict import cosines_between_levels, share_adapters
+from laboratory.claims.questions import BOTH
+from laboratory.claims.report import differences, mean_and_interval, to_markdown, variants_of
+from laboratory.claims.rows import CELLS, PARTS, QUESTIONS, scene_of, tags_with_errors, training_part
+from laboratory.claims.scoring import cases_of, take_exam
+from laboratory.claims.training import BATCH, CONFLICT, STARTS, Trainings
+from laboratory.world.feature_cache import NumberedCollator, tower_features, use_features
+from laboratory.world.language import TAGS, relation_holds, scene_tags
+from laboratory.world.scene import IMAGE_SIZE, SPLITS
+from lion_multimodal import checkpoints
+from modeling_lion import LionForConditionalGeneration
+from modeling_lion.modeling_ram import RamForImageTagging
+from processing_lion import LionProcessor
+from processing_lion.grounding_lion import parse_boxes
+
+
+VARIANTS = [variant for _, _, variant in variants_of(CLAIMS)]
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10**9), shares=st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted))
+def test_wrong_tags_are_not_true_and_stay_wrong_as_their_share_grows(seed, shares):
+    scene = scene_of(seed)
+    true = set(scene_tags(scene))
+    few, many = (set(tags_with_errors(scene, share)) for share in shares)
+    assert few & true >= many & true
+    assert few | many <= set(TAGS)
+    assert tags_with_errors(scene, 0.0) == scene_tags(scene)
+    assert not set(tags_with_errors(scene, 1.0)) & true
+
+
+def test_the_share_of_wrong_tags_is_the_one_asked_for():
+    scenes = [scene_of(seed) for seed in SPLITS["test"][:300]]
+    kept = sum(len(set(tags_with_errors(scene, 0.25)) & set(scene_tags(scene))) for scene in scenes)
+    assert kept / sum(len(scene_tags(scene)) for scene in scenes) == pytest.approx(0.75, abs=0.04)
+
+
+def test_parts_and_seeds_have_no_image_in_common():
+    seen = [{scene.seed for scene in training_part(name, seed, 0.02)[1]} for seed in (0, 1) for name in PARTS]
+    assert len(set().union(*seen)) == sum(map(len, seen))
+    assert all(number in SPLITS["train"] for number in set().union(*seen))
+
+
+def test_parts_ask_what_their_levels_are_about():
+    asked = {}
+    for name in PARTS:
+        rows, scenes = training_part(name, 3, 0.05)
+        assert len(rows) == QUESTIONS * len(scenes) == round(0.05 * PARTS[name].rows / QUESTIONS) * QUESTIONS
+        assert all((row["tags"] is None) == (row["level"] == "region_level") for row in rows)
+        asked[name] = {row["level"] for row in rows}
+        lonely = np.mean([len(scene.objects) == 1 for scene in scenes])
+        assert lonely > 0.25 if name == "region" else lonely < 0.25
+    both = {"image_level", "region_level"}
+    assert asked == {"image": {"image_level"}, "region": {"region_level"}, "both": both, "tagged": {"image_level"}}
+
+
+def test_one_training_on_everything_sees_the_samples_of_the_three_stages():
+    claim = next(claim for claim in CLAIMS if claim.name == "stages")
+    for three, *others in claim.settings.values():
+        for one in others:
+            assert sorted(part for leg in three.legs for part in leg.parts) == sorted(one.legs[0].parts)
+            assert three.budget == one.budget
+            size = one.bottleneck_size * (2 if one.legs[0].shared else 1)
+            assert size == three.bottleneck_size
+            # Steps of the parts add up, so that both take as many.
+            assert all(PARTS[part].rows * three.budget % BATCH == 0 for part in one.legs[0].parts)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10**9))
+def test_questions_about_boxes_are_true(seed):
+    scene = scene_of(seed)
+    for make in BOTH.values():
+        sample = make(scene, np.random.default_rng(seed))
+        if sample is None:
+            assert len(scene.objects) == 1 or len({item.center for item in scene.objects}) > 1
+            continue
+        (box,) = parse_boxes(sample.prompt)
+        (shown,) = (item for item in scene.objects if np.allclose(box, item.normalized_box, atol=6e-4))
+        if sample.task == "color of a box":
+            assert sample.completion == shown.color
+        else:
+            (holds,) = {
+                relation_holds(sample.form, item, shown)
+                for item in scene.objects
+                if item is not shown
+                and (f" {item.name} " in sample.prompt or f"the {item.glyph} {sample.form}" in sample.prompt)
+            }
+            assert sample.completion == ("yes" if holds else "no")
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10**9))
+def test_objects_stand_in_squares_of_their_own(seed):
+    scene = scene_of(seed)
+    side = IMAGE_SIZE // CELLS
+    squares = [tuple(int(value // side) for value in item.center) for item in scene.objects]
+    assert len(set(squares)) == len(squares) <= 3
+    for item in scene.objects:
+        assert max(item.box[2] - item.box[0], item.box[3] - item.box[1]) in range(side - 7, side - 3)
+
+
+def test_legs_that_differ_have_different_names():
+    legs = [leg for variant in VARIANTS for leg in variant.legs]
+    assert all((one.name == other.name) == (one == other) for one in legs for other in legs)
+
+
+def test_interval_over_seeds():
+    mean, half = mean_and_interval([0.5, 0.6, 0.7])
+    assert (mean, half) == (pytest.approx(0.6), pytest.approx(4.303 * 0.1 / math.sqrt(3)))
+    assert math.isnan(mean_and_interval([0.5])[1])
+
+
+def test_report_compares_with_the_papers_way_in_the_same_setting():
+    scores = {}
+    for claim in CLAIMS:
+        for number, (setting, variants) in enumerate(claim.settings.items()):
+            for place, variant in enumerate(variants):
+                by_tags = {}
+                for tags in command.tags_to_ask_with(claim, variant):
+                    by_tags["none" if tags is None else str(tags)] = {
+                        str(seed): dict.fromkeys(claim.columns, 0.1 * number + 0.1 * place + 0.01 * seed)
+                        for seed in range(3)
+                    }
+                scores.setdefault(claim.name, {}).setdefault(setting, {})[variant.name] = by_tags
+    for claim in CLAIMS:
+        for column in claim.columns:
+            for setting, name, _, values in differences(claim, scores[claim.name], column):
+                place = [variant.name for variant in claim.settings[setting]].index(name)
+                assert values == pytest.approx([10 * place] * 3)
+    cosines = {"x": {"0.5": {"Q-Former": {"between levels": [0.1], "image_level": [0.2], "region_level": [0.3]}}}}
+    table = to_markdown(scores, cosines, {"samples": 7, "seeds": [0, 1, 2]})
+    assert "| hard switch | 0.110 ± 0.025 | +10.0 ± 0.0 * |" in table
+    assert "| soft-prompted tags | 75% wrong | 0.010 ± 0.025 |  |" in table
+    assert "| no tags | none | 0.210 ± 0.025 | +20.0 ± 0.0 * |" in table
+    assert "| x | 50% | Q-Former | 0.100 | 0.200 | 0.300 |" in table
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    """What the staged nano's shipped weights are without their adapters, as the directory of a finished stage 0."""
+    directory = tmp_path_factory.mktemp("stage0")
+    path = checkpoints.path("nano-staged")
+    trained = LionForConditionalGeneration.from_pretrained(path)
+    config = trained.config.to_dict()
+    config["adapter_config"]["adapters"] = []
+    lion = LionForConditionalGeneration(LionConfig.from_dict(config))
+    lion.load_state_dict({name: value for name, value in trained.state_dict().items() if ".adapter." not in name})
+    lion.save_pretrained(directory / "base")
+    LionProcessor.from_pretrained(path).save_pretrained(directory / "base")
+    RamForImageTagging.from_pretrained(path / "tagger").save_pretrained(directory / "base" / "tagger")
+    return directory
+
+
+def test_a_stopped_run_goes_on_where_it_was(base, tmp_path, monkeypatch):
+    arguments = ["--base", str(base), "--output", str(tmp_path), "--scale", "0.01", "--samples", "1"]
+    arguments += ["--seeds", "0", "--claims", "tags"]
+    scored = command.take_exam
+
+    def stop_in_the_second_variant(*args):
+        if len(list(tmp_path.rglob("scores-*"))) == 7:
+            raise KeyboardInterrupt
+        return scored(*args)
+
+    monkeypatch.setattr(command, "take_exam", stop_in_the_second_variant)
+    with pytest.raises(KeyboardInterrupt):
+        command.main(arguments)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+    monkeypatch.setattr(command, "take_exam", scored)
+    command.main(arguments)
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    report = json.loads((tmp_path / "report.json").read_text())
+    found = report["scores"]["tags"]["stage 1"]
+    assert {name: list(by_tags) for name, by_tags in found.items()} == {
+        "soft-prompted tags": ["tagger", "0.0", "0.25", "0.5", "0.75"],
+        "plain tags": ["tagger", "0.0", "0.25", "0.5", "0.75"],
+        "no tags": ["none"],
+    }
+    with Image.open(tmp_path / "report.png") as picture:
+        assert min(picture.size) > 300
+    with pytest.raises(SystemExit, match="choose another --output"):
+        command.main([*arguments, "--samples", "2"])
+
+
+def test_what_each_way_trains(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(conflict, "_ROWS", 4)
+    trainings = Trainings(base, tmp_path, 0, 0.01)
+    named = {(claim.name, variant.name): variant for claim, _, variant in variants_of(CLAIMS)}
+
+    def weights(variant):
+        path = trainings.train(variant)
+        return path, LionForConditionalGeneration.from_pretrained(path).state_dict()
+
+    path, routed = weights(named["router", "two routed adapters"])
+    _, switch = weights(named["router", "hard switch"])
+    _, shared = weights(named["router", "one shared adapter of 16"])
+    union, _ = weights(named["stages", "the union, one shared adapter of 4"])
+    routers = [name for name in routed if name.endswith(".router_ratios")]
+    start = LionForConditionalGeneration.from_pretrained(trainings.directories(named["router", "hard switch"])[0])
+    assert any(not routed[name].equal(start.state_dict()[name]) for name in routers)
+    assert all(switch[name].equal(start.state_dict()[name]) for name in routers)
+    assert all((shared[name] == 1).all() for name in routers)
+    assert not (path / CONFLICT).exists()
+    cosines = json.loads((union / CONFLICT).read_text())
+    assert list(cosines)
+    assert set(cosines["0.0"]) == {"Q-Former", "aggregator", "adapters"}
+    # Tags behind a word: stage 1 trains everything but the soft prompt, which is that word.
+    _, plain = weights(named["tags", "plain tags"])
+    word = trainings.processor.tokenizer.convert_tokens_to_ids("▁image")
+    assert plain["soft_prompt.weight"].equal(plain["language_model.shared.weight"][word])
+    assert not weights(named["tags", "soft-prompted tags"])[1]["soft_prompt.weight"].equal(plain["soft_prompt.weight"])
+
+
+def test_starts_are_those_that_variants_name():
+    assert {variant.start for variant in VARIANTS} == set(STARTS)
+
+
+def test_the_exam_finds_what_a_trained_model_knows(base, tmp_path):
+    path = checkpoints.path("nano-staged")
+    model = LionForConditionalGeneration.from_pretrained(path).requires_grad_(False).eval()
+    tools = LionProcessor.from_pretrained(path), RamForImageTagging.from_pretrained(path / "tagger").eval()
+    found = take_exam(model, *tools, "all", 8, 0.0, tmp_path)
+    assert found["image level"] > 0.8
+    assert found["region level"] > 0.8
+    assert found["both"] == np.mean([found[task] for task in BOTH])
+    wrong = take_exam(model, *tools, "tags", 8, 0.75, tmp_path)
+    assert wrong["caption"] < found["caption"]
+    assert "image level" not in wrong
+    assert [scene.seed for scene, _ in cases_of("rec", 5)] == list(SPLITS["test"][:5])
+
+
+def test_levels_pull_at_what_they_share():
+    nano = checkpoints.path("nano-staged")
+    model = LionForConditionalGeneration.from_pretrained(nano).requires_grad_(False)
+    rows, scenes = training_part("both", 0, 0.02)
+    use_features(model, tower_features(model, scenes))
+    share_adapters(model)
+    with pytest.raises(ValueError, match="use_images"):
+        tower_features(model, scenes)
+    model.requires_grad_(True)
+    by_level = {level: [row for row in rows if row["level"] == level][:8] for level in ("image_level", "region_level")}
+    halves = {(level, half): chosen for level, chosen in by_level.items() for half in (0, 1)}
+    cosines = cosines_between_levels(model, NumberedCollator(LionProcessor.from_pretrained(nano)), halves)
+    assert set(cosines) == {"Q-Former", "aggregator", "adapters"}
+    for pairs in cosines.values():
+        # The second half of a level is the first again.
+        assert [pairs["image_level"], pairs["region_level"]] == pytest.approx([1, 1], abs=1e-3)
+        assert abs(pairs["between levels"]) < 0.99
+    assert all(parameter.grad is None for parameter in model.parameters())
