@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass, replace
+from typing import Any
 
 from trainers.stages import SOFT_PROMPT, STAGES, Stage
 
@@ -91,7 +92,7 @@ def _shared(stage: Stage) -> Stage:
     return replace(stage, adapters=BOTH_ADAPTERS, routers=False)
 
 
-def _stages(name: str, third: Stage = _THREE, shared: bool = False, **options) -> Variant:
+def _stages(name: str, third: Stage = _THREE, shared: bool = False, **options: Any) -> Variant:
     stages = (_ONE, _TWO, third)
     legs = tuple(
         Leg(_shared(stage) if shared else stage, (part,), _LEARNING_RATES[stage.name], shared)
@@ -100,12 +101,12 @@ def _stages(name: str, third: Stage = _THREE, shared: bool = False, **options) -
     return Variant(name, legs, **options)
 
 
-def _union(name: str, shared: bool = False, **options) -> Variant:
+def _union(name: str, shared: bool = False, **options: Any) -> Variant:
     stage = _shared(_THREE) if shared else _THREE
     return Variant(name, (Leg(stage, ("image", "region", "both"), _LEARNING_RATES["union"], shared),), **options)
 
 
-def _training_ways(**options) -> tuple[Variant, ...]:
+def _training_ways(**options: Any) -> tuple[Variant, ...]:
     return _stages("three stages", **options), _union("one stage on the union", **options)
 
 

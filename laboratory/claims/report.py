@@ -170,7 +170,8 @@ def _draw_over_shares(axes: Any, claim: Claim, found: Mapping[str, Any]) -> None
 
 def _draw_side_by_side(axes: Any, claim: Claim, found: Mapping[str, Any]) -> None:
     columns = claim.columns[:3] if len(claim.columns) > 3 else claim.columns[:1]
-    place, ticks = 0.0, []
+    place = 0.0
+    ticks: list[tuple[float, str]] = []
     for setting, variants in claim.settings.items():
         for variant in variants:
             by_seed = found.get(setting, {}).get(variant.name, {}).get("0.0", {})
