@@ -23,8 +23,8 @@ class Leg:
         learning_rate: The highest.
         shared: Every router is fixed at one for both adapters and both levels, which makes them one adapter with the
             parameters of two.
-        tags: What stands in front of image-level questions: `"soft"` (tags behind the trained soft prompt), `"plain"`
-            (tags behind a word that is not trained) or `"none"`.
+        tags: What stands in front of image-level questions: `"soft"` (tags behind the trained soft prompt), `"fixed"`
+            (behind the soft prompt as it is before training), `"plain"` (behind a word) or `"none"`.
     """
 
     stage: Stage
@@ -163,6 +163,7 @@ CLAIMS = (
                 _tags("soft-prompted tags", "soft"),
                 _tags("plain tags", "plain"),
                 _tags("no tags", "none"),
+                _tags("soft prompt, not trained", "fixed"),
             )
         },
         "tags",

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from laboratory.claims.questions import BOTH
-from laboratory.world.dataset import ask, noisy_tags
+from laboratory.world.dataset import MISSING_TAGS, WRONG_TAGS, ask, noisy_tags
 from laboratory.world.language import TAGS, TASKS, scene_tags
 from laboratory.world.scene import SPLITS, Scene, render, sample_scene
 from modeling_lion.modeling_ram import RamForImageTagging
@@ -28,7 +28,6 @@ TOWER_BLUR, TAGGER_BLUR = 5.0, 1.75
 """Pixels of blur, in a claim where tags carry something, of the images that tower and tagger see."""
 
 _FIRST_SCENE, _SCENES_OF_A_PART = 950_000_000, 100_000
-_MISSING_TAGS, _WRONG_TAGS = 0.04, 0.12
 _IMAGE_TASKS = (
     *("caption", "caption", "color", "object", "count", "count", "side", "direction", "direction"),
     *("relation", "relation", "relation", "existence", "existence"),
@@ -124,7 +123,7 @@ def training_part(
         for index, number in enumerate(SPLITS["train"][first : first + count])
     ]
     if tags_of is None:
-        tags = [noisy_tags(scene, _MISSING_TAGS, _WRONG_TAGS) for scene in scenes]
+        tags = [noisy_tags(scene, MISSING_TAGS, WRONG_TAGS) for scene in scenes]
     else:
         tags = tags_of(scenes)
     known: Mapping[str, Any] = {**TASKS, **BOTH}

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import BatchEncoding
 
-from laboratory.world.dataset import LEVELS, ask, noisy_tags
+from laboratory.world.dataset import LEVELS, MISSING_TAGS, WRONG_TAGS, ask, noisy_tags
 from laboratory.world.language import TAGS, Sample, scene_tags
 from laboratory.world.scene import SPLITS, Scene, render, sample_scene
 from laboratory.world.targets import ObjectTargets, patch_targets, slot_targets
@@ -40,7 +40,6 @@ TASK_WEIGHTS = {
 
 _CROWDED = 0.7
 _TAG_SENTENCES = {"qformer": 0.6, "aggregator": 0.2, "both": 0.4}
-_MISSING_TAGS, _WRONG_TAGS = 0.04, 0.12
 
 
 class WorldBatches(Dataset):
@@ -126,7 +125,7 @@ class InstructionBatches(WorldBatches):
         samples = [sample for scene in scenes for sample in ask(scene, tasks, self.questions)]
         tags = None
         if with_tags:
-            noisy = (noisy_tags(scene, _MISSING_TAGS, _WRONG_TAGS) for scene in scenes)
+            noisy = (noisy_tags(scene, MISSING_TAGS, WRONG_TAGS) for scene in scenes)
             tags = [row for row in noisy for _ in range(self.questions)]
         batch = dict(encode_instructions(self.processor, samples, tags))
         batch["scene_index"] = torch.arange(len(scenes)).repeat_interleave(self.questions)

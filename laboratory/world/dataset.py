@@ -53,6 +53,10 @@ LEVELS = {
 """Tasks of each LION task level."""
 
 
+MISSING_TAGS, WRONG_TAGS = 0.04, 0.12
+"""A tagger's usual mistakes, as training has them: probabilities of [`noisy_tags`]."""
+
+
 def ask(
     scene: Scene,
     tasks: Sequence[str],

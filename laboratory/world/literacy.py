@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from laboratory.world.dataset import LEVELS, ask, noisy_tags
+from laboratory.world.dataset import LEVELS, MISSING_TAGS, WRONG_TAGS, ask, noisy_tags
 from laboratory.world.scene import SPLITS, sample_scene
 from laboratory.world.side_by_side import side_by_side
 from laboratory.world.text_tasks import (
@@ -63,7 +63,6 @@ _LABEL_WIDTH, _SYMBOLS = 24, 8
 _CHUNK = 128
 _QUESTIONS = 5
 _TAGGED = 0.1
-_MISSING_TAGS, _WRONG_TAGS = 0.04, 0.12
 _IGNORED_LABEL = -100
 _TASKS = tuple(TASK_SHARES)
 
@@ -143,7 +142,7 @@ def make_exercises(
         asked = [Exercise(item.prompt, item.completion, symbols, item.task) for item in ask(scene, tasks, _QUESTIONS)]
         if rng.random() < _TAGGED:
             tagged += asked
-            tags += [noisy_tags(scene, _MISSING_TAGS, _WRONG_TAGS)] * len(asked)
+            tags += [noisy_tags(scene, MISSING_TAGS, WRONG_TAGS)] * len(asked)
         else:
             plain += asked
     others = [item for _ in range(num_scenes) for item in sample_exercises(rng, _QUESTIONS)]

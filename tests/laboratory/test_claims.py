@@ -189,6 +189,7 @@ def test_a_stopped_run_goes_on_where_it_was(base, tmp_path, monkeypatch):
         "soft-prompted tags": ["tagger", "0.0", "0.25", "0.5", "0.75"],
         "plain tags": ["tagger", "0.0", "0.25", "0.5", "0.75"],
         "no tags": ["none"],
+        "soft prompt, not trained": ["tagger", "0.0", "0.25", "0.5", "0.75"],
     }
     with Image.open(tmp_path / "report.png") as picture:
         assert min(picture.size) > 300
