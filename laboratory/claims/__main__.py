@@ -34,12 +34,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tower-steps", type=int, default=1200, help="of the image-level tower (default: %(default)s)")
     parser.add_argument("--samples", type=int, default=100, help="test samples of a task (default: %(default)s)")
     parser.add_argument("--claims", nargs="+", choices=[claim.name for claim in CLAIMS], help="default: all")
+    parser.add_argument("--settings", nargs="+", metavar="NAME", help="of the claims (default: all)")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     settings = _settings(options)
     claims = [claim for claim in CLAIMS if not options.claims or claim.name in options.claims]
-    jobs = [(seed, *variant) for seed in options.seeds for variant in variants_of(claims)]
-    for seed, claim, _, variant in tqdm(jobs, desc="variants"):
+    jobs = [
+        (seed, claim, variant)
+        for seed in options.seeds
+        for claim, setting, variant in variants_of(claims)
+        if not options.settings or setting in options.settings
+    ]
+    if not jobs:
+        known = "; ".join(dict.fromkeys(setting for _, setting, _ in variants_of(claims)))
+        raise SystemExit(f"--settings must be among {known}")
+    for seed, claim, variant in tqdm(jobs, desc="variants"):
         run(options, seed, claim, variant)
     write_report(options.base, options.output, settings)
 

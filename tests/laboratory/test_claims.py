@@ -195,6 +195,8 @@ def test_a_stopped_run_goes_on_where_it_was(base, tmp_path, monkeypatch):
         assert min(picture.size) > 300
     with pytest.raises(SystemExit, match="choose another --output"):
         command.main([*arguments, "--samples", "2"])
+    with pytest.raises(SystemExit, match="--settings must be among stage 1"):
+        command.main([*arguments, "--settings", "stage 7"])
 
 
 def test_what_each_way_trains(base, tmp_path, monkeypatch):
