@@ -46,6 +46,8 @@ def to_markdown(scores: Scores, cosines: Mapping[str, Any], settings: Mapping[st
     for claim in CLAIMS:
         if claim.name in scores:
             lines += ["", f"## {claim.name.capitalize()}", "", claim.text, "", *_table(claim, scores[claim.name])]
+        if claim.name in scores and len(claim.tags) > 1:
+            lines += ["", *_damage_table(claim, scores[claim.name])]
         if claim.name in scores and claim.name == "stages" and cosines:
             lines += ["", *_cosine_table(cosines)]
     return "\n".join(lines) + "\n"
@@ -94,6 +96,33 @@ def _table(claim: Claim, found: Mapping[str, Any]) -> list[str]:
                     values = different.get((setting, variant.name, tags, column))
                     row.append("" if values is None else _difference(values))
                 rows.append(row)
+    return markdown_table(head, rows).rstrip("\n").split("\n")
+
+
+def _damage_table(claim: Claim, found: Mapping[str, Any]) -> list[str]:
+    """What wrong tags cost: the scores with the most of them less those with none, seed by seed."""
+    shares = [tags for tags in claim.tags if isinstance(tags, float)]
+    none, most = str(min(shares)), str(max(shares))
+    rows = []
+    for setting, variants in claim.settings.items():
+        costs: dict[str, dict[str, dict[str, float]]] = {}
+        for variant in variants:
+            by_tags = found.get(setting, {}).get(variant.name, {})
+            for seed in sorted(set(by_tags.get(none, {})) & set(by_tags.get(most, {}))):
+                costs.setdefault(variant.name, {})[seed] = {
+                    column: 100 * (by_tags[most][seed][column] - by_tags[none][seed][column])
+                    for column in claim.columns
+                }
+        reference = costs.get(variants[0].name, {})
+        for name, by_seed in costs.items():
+            row = [name]
+            for column in claim.columns:
+                row.append(_difference([by_seed[seed][column] for seed in by_seed]))
+                seeds = [seed for seed in by_seed if seed in reference]
+                differences = [by_seed[seed][column] - reference[seed][column] for seed in seeds]
+                row.append("" if name == variants[0].name or not seeds else _difference(differences))
+            rows.append(row)
+    head = [f"cost of {_tags(most)}", *(name for column in claim.columns for name in (column, "difference"))]
     return markdown_table(head, rows).rstrip("\n").split("\n")
 
 
