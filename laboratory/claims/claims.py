@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from trainers.stages import SOFT_PROMPT, STAGES, Stage
@@ -25,6 +25,7 @@ class Leg:
             parameters of two.
         tags: What stands in front of image-level questions: `"soft"` (tags behind the trained soft prompt), `"fixed"`
             (behind the soft prompt as it is before training), `"plain"` (behind a word) or `"none"`.
+        router_rate: Learning rate of the routers, as a multiple of the other parameters'.
     """
 
     stage: Stage
@@ -32,11 +33,13 @@ class Leg:
     learning_rate: float
     shared: bool = False
     tags: str = "soft"
+    router_rate: float = field(default=1.0, repr=False)
 
     @property
     def name(self) -> str:
         """Names the leg in files; differs where legs differ."""
-        return f"{self.stage.name}-{zlib.crc32(repr(self).encode()):08x}"
+        described = repr(self) + (f" {self.router_rate}" if self.router_rate != 1 else "")
+        return f"{self.stage.name}-{zlib.crc32(described.encode()):08x}"
 
 
 @dataclass(frozen=True)
@@ -93,10 +96,18 @@ def _shared(stage: Stage) -> Stage:
     return replace(stage, adapters=BOTH_ADAPTERS, routers=False)
 
 
-def _stages(name: str, third: Stage = _THREE, shared: bool = False, **options: Any) -> Variant:
+def _stages(
+    name: str, third: Stage = _THREE, shared: bool = False, router_rate: float = 1.0, **options: Any
+) -> Variant:
     stages = (_ONE, _TWO, third)
     legs = tuple(
-        Leg(_shared(stage) if shared else stage, (part,), _LEARNING_RATES[stage.name], shared)
+        Leg(
+            _shared(stage) if shared else stage,
+            (part,),
+            _LEARNING_RATES[stage.name],
+            shared,
+            router_rate=router_rate if stage is third else 1.0,
+        )
         for stage, part in zip(stages, ("image", "region", "both"))
     )
     return Variant(name, legs, **options)
@@ -147,6 +158,7 @@ CLAIMS = (
             "adapters of 16": (
                 _stages("two routed adapters"),
                 _stages("hard switch", third=_FIXED_ROUTERS),
+                _stages("routers that learn 30 times as fast", router_rate=30.0),
                 _stages("one shared adapter of 16", shared=True, bottleneck_size=8),
                 _stages("one shared adapter of 32", shared=True, bottleneck_size=16),
             )

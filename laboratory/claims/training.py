@@ -13,6 +13,7 @@ from typing import Any
 
 import datasets
 import torch
+from torch import nn
 from transformers.trainer_utils import get_last_checkpoint, set_seed
 
 from configuration_lion import LionConfig
@@ -179,7 +180,7 @@ class Trainings:
         )
         collate = NumberedCollator(self.processor)
         cosines = GradientCosines(model, collate, rows, steps, run) if len(leg.parts) > 1 else None
-        trainer = LionSFTTrainer(
+        trainer = _RouterRateTrainer(
             model,
             args,
             train_dataset=rows,
@@ -187,12 +188,31 @@ class Trainings:
             data_collator=collate,
             callbacks=[cosines] if cosines else None,
         )
+        trainer.router_rate = leg.router_rate
         trainer.train(resume_from_checkpoint=get_last_checkpoint(run) if run.is_dir() else None)
         use_images(model)
         model.set_active_branches(leg.stage.visual_branches)
         losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
         logger.info("%s: last losses %s", leg.name, losses[-3:])
         return model
+
+
+class _RouterRateTrainer(LionSFTTrainer):
+    """Has a learning rate of their own for the routers, a multiple of the others'."""
+
+    router_rate = 1.0
+
+    def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
+        """As the parent's, the routers in a group of their own."""
+        groups = super().parameter_groups(model)
+        routers = [p for name, p in model.named_parameters() if p.requires_grad and name.endswith(".router_ratios")]
+        if not routers or self.router_rate == 1:
+            return groups
+        own = set(map(id, routers))
+        for group in groups:
+            group["params"] = [p for p in group["params"] if id(p) not in own]
+        rate = self.args.learning_rate * self.router_rate
+        return [*(g for g in groups if g["params"]), {"params": routers, "lr": rate, "weight_decay": 0.0}]
 
 
 def _once(directory: Path, make: Callable[[], LionForConditionalGeneration]) -> None:
