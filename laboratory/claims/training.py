@@ -165,7 +165,7 @@ class Trainings:
             per_device_train_batch_size=BATCH,
             learning_rate=leg.learning_rate,
             lr_scheduler_type="cosine",
-            warmup_steps=max(1, steps // 20),
+            warmup_steps=steps // 20,
             weight_decay=0.02,
             seed=self.seed,
             save_steps=200,
