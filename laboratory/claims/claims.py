@@ -74,6 +74,7 @@ class Claim:
             way; the others are compared with it, seed by seed.
         exam: What is asked, a key of [`~laboratory.claims.scoring.EXAMS`].
         columns: Scores of the exam that the table shows.
+        drawn: Those that the figure shows.
         tags: With what tags is asked: a share of wrong ones, or `"tagger"` for the tagger's own.
     """
 
@@ -82,6 +83,7 @@ class Claim:
     settings: dict[str, tuple[Variant, ...]]
     exam: str
     columns: tuple[str, ...]
+    drawn: tuple[str, ...]
     tags: tuple[float | str, ...] = (0.0,)
 
 
@@ -149,6 +151,7 @@ CLAIMS = (
         },
         "all",
         ("image level", "region level", "both", "rec, mean IoU"),
+        ("image level", "region level", "both"),
     ),
     Claim(
         "router",
@@ -165,6 +168,7 @@ CLAIMS = (
         },
         "all",
         ("image level", "region level", "both", "rec, mean IoU"),
+        ("image level", "region level", "both"),
     ),
     Claim(
         "tags",
@@ -181,6 +185,7 @@ CLAIMS = (
         },
         "tags",
         ("caption", "object", "existence", "existence, adversarial"),
+        ("existence",),
         ("tagger", 0.0, 0.25, 0.5, 0.75),
     ),
     Claim(
@@ -195,6 +200,7 @@ CLAIMS = (
             )
         },
         "regions",
+        ("region level", "rec, mean IoU"),
         ("region level", "rec, mean IoU"),
     ),
 )

@@ -34,11 +34,11 @@ def to_markdown(scores: Scores, cosines: Mapping[str, Any], settings: Mapping[st
     Args:
         scores: What was scored.
         cosines: Cosines by name of a training, time, part and pair, a list of the seeds' values.
-        settings: Seeds, samples and the like.
+        settings: Samples and the like.
     """
-    seeds = ", ".join(map(str, settings["seeds"]))
+    scores = {claim: of_all_variants(found) for claim, found in scores.items()}
     lines = [
-        f"Seeds {seeds}; {settings['samples']} test samples of a task that counts once. Image level: mean over "
+        f"{settings['samples']} test samples of a task that counts once. Image level: mean over "
         "captions (object F1) and all other tasks (accuracy); region level: mean over REC (accuracy at IoU 0.5) and "
         "REG; both: mean over the two questions that need both. Means over seeds ± half the 95 % interval; differences "
         "are taken seed by seed, in points of 0.01, and marked where their interval leaves out 0.",
@@ -51,6 +51,24 @@ def to_markdown(scores: Scores, cosines: Mapping[str, Any], settings: Mapping[st
         if claim.name in scores and claim.name == "stages" and cosines:
             lines += ["", *_cosine_table(cosines)]
     return "\n".join(lines) + "\n"
+
+
+def of_all_variants(found: Mapping[str, Any]) -> dict[str, Any]:
+    """A claim's scores of the seeds that all variants of a setting have so far."""
+    complete: dict[str, Any] = {}
+    for setting, variants in found.items():
+        everywhere = set.intersection(
+            *(set(by_seed) for by_tags in variants.values() for by_seed in by_tags.values()),
+        )
+        complete[setting] = {
+            name: {
+                tags: {seed: scores for seed, scores in by_seed.items() if seed in everywhere}
+                for tags, by_seed in by_tags.items()
+            }
+            for name, by_tags in variants.items()
+            if everywhere
+        }
+    return complete
 
 
 def differences(claim: Claim, found: Mapping[str, Any], column: str) -> Iterator[tuple[str, str, str, list[float]]]:
@@ -78,7 +96,7 @@ def _comparable(reference: Mapping[str, Any], tags: str) -> Mapping[str, Any]:
 
 def _table(claim: Claim, found: Mapping[str, Any]) -> list[str]:
     with_tags, with_settings = len(claim.tags) > 1, len(claim.settings) > 1
-    head = [*(["setting"] if with_settings else []), "variant", *(["tags"] if with_tags else [])]
+    head = [*(["setting"] if with_settings else []), "variant", *(["tags"] if with_tags else []), "seeds"]
     for column in claim.columns:
         head += [column, "difference"]
     different = {
@@ -91,6 +109,7 @@ def _table(claim: Claim, found: Mapping[str, Any]) -> list[str]:
         for variant in variants:
             for tags, by_seed in sorted(found.get(setting, {}).get(variant.name, {}).items(), key=_tag_order):
                 row = [*([setting] if with_settings else []), variant.name, *([_tags(tags)] if with_tags else [])]
+                row.append(str(len(by_seed)))
                 for column in claim.columns:
                     row.append(_cell(*mean_and_interval([by_seed[seed][column] for seed in sorted(by_seed)])))
                     values = different.get((setting, variant.name, tags, column))
@@ -164,10 +183,13 @@ def draw(scores: Scores, path: Path) -> None:
     from matplotlib.figure import Figure
 
     claims = [claim for claim in CLAIMS if claim.name in scores]
-    widths = [max(1.2, 0.45 * sum(map(len, claim.settings.values()))) for claim in claims]
-    figure = Figure(figsize=(3.2 * sum(widths), 4.6), layout="constrained")
+    columns = min(2, len(claims))
+    rows = -(-len(claims) // columns)
+    figure = Figure(figsize=(6.4 * columns, 4.6 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = np.atleast_1d(figure.subplots(1, len(claims), width_ratios=widths))
+    panels = np.atleast_1d(figure.subplots(rows, columns)).ravel()
+    for axes in panels[len(claims) :]:
+        axes.set_axis_off()
     for axes, claim in zip(panels, claims):
         axes.set_title(claim.name)
         axes.grid(alpha=0.3)
@@ -176,11 +198,11 @@ def draw(scores: Scores, path: Path) -> None:
         else:
             _draw_side_by_side(axes, claim, scores[claim.name])
         axes.legend(fontsize=7)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=100)
 
 
 def _draw_over_shares(axes: Any, claim: Claim, found: Mapping[str, Any]) -> None:
-    column = claim.columns[0]
+    (column,) = claim.drawn
     for variants in claim.settings.values():
         for number, variant in enumerate(variants):
             by_tags = found[next(iter(claim.settings))].get(variant.name, {})
@@ -198,16 +220,16 @@ def _draw_over_shares(axes: Any, claim: Claim, found: Mapping[str, Any]) -> None
 
 
 def _draw_side_by_side(axes: Any, claim: Claim, found: Mapping[str, Any]) -> None:
-    columns = claim.columns[:3] if len(claim.columns) > 3 else claim.columns[:1]
+    columns = claim.drawn
     place = 0.0
     ticks: list[tuple[float, str]] = []
     for setting, variants in claim.settings.items():
         for variant in variants:
             by_seed = found.get(setting, {}).get(variant.name, {}).get("0.0", {})
+            if not by_seed:
+                continue
             for number, column in enumerate(columns):
                 values = [scores[column] for scores in by_seed.values()]
-                if not values:
-                    continue
                 where = place + 0.27 * (number - (len(columns) - 1) / 2)
                 label = None if ticks else column
                 axes.bar(where, np.mean(values), 0.24, color=f"C{number}", alpha=0.6, label=label)
@@ -215,7 +237,7 @@ def _draw_side_by_side(axes: Any, claim: Claim, found: Mapping[str, Any]) -> Non
             ticks.append((place, variant.name if len(claim.settings) == 1 else f"{variant.name}\n{setting}"))
             place += 1
         place += 0.5
-    axes.set_xticks([where for where, _ in ticks], [name for _, name in ticks], fontsize=6, rotation=75)
+    axes.set_xticks([where for where, _ in ticks], [name for _, name in ticks], fontsize=7, rotation=30, ha="right")
     axes.set_ylim(0, 1.02)
     axes.set_ylabel("score")
 

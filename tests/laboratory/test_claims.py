@@ -144,9 +144,12 @@ def test_report_compares_with_the_papers_way_in_the_same_setting():
                 assert values == pytest.approx([10 * place] * 3)
     cosines = {"x": {"0.5": {"Q-Former": {"between levels": [0.1], "image_level": [0.2], "region_level": [0.3]}}}}
     table = to_markdown(scores, cosines, {"samples": 7, "seeds": [0, 1, 2]})
-    assert "| hard switch | 0.110 ± 0.025 | +10.0 ± 0.0 * |" in table
-    assert "| soft-prompted tags | 75% wrong | 0.010 ± 0.025 |  |" in table
-    assert "| no tags | none | 0.210 ± 0.025 | +20.0 ± 0.0 * |" in table
+    assert "| hard switch | 3 | 0.110 ± 0.025 | +10.0 ± 0.0 * |" in table
+    assert "| soft-prompted tags | 75% wrong | 3 | 0.010 ± 0.025 |  |" in table
+    assert "| no tags | none | 3 | 0.210 ± 0.025 | +20.0 ± 0.0 * |" in table
+    # A seed counts when all variants of a setting have it.
+    del scores["router"]["adapters of 16"]["hard switch"]["0.0"]["2"]
+    assert "| two routed adapters | 2 | 0.005 " in to_markdown(scores, {}, {"samples": 7})
     # All scores are the same whatever the tags.
     assert "| soft-prompted tags | +0.0 ± 0.0 |" in table
     assert "| x | 50% | Q-Former | 0.100 | 0.200 | 0.300 |" in table
