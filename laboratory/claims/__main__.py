@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import time
 from collections.abc import Sequence
@@ -13,9 +12,10 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from laboratory.claims.claims import CLAIMS, Claim, Variant
+from laboratory.claims.conflict import CONFLICT
 from laboratory.claims.report import draw, to_markdown, variants_of
 from laboratory.claims.scoring import take_exam
-from laboratory.claims.training import CONFLICT, Trainings
+from laboratory.claims.training import Trainings
 from modeling_lion.modeling_lion import LionForConditionalGeneration
 from trainers.atomic import read_json, write_json, write_text
 from trainers.plots import plot_routers, router_weights
@@ -112,8 +112,7 @@ def write_report(base: Path, output: Path, settings: dict[str, Any]) -> None:
             if (directory / CONFLICT).is_file():
                 _gather(cosines.setdefault(f"{variant.name}, {setting}", {}), read_json(directory / CONFLICT))
     settings = {**settings, "seeds": seeds}
-    report = {"settings": settings, "scores": scores, "cosines": cosines}
-    (output / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_json(output / "report.json", {"settings": settings, "scores": scores, "cosines": cosines}, indent=1)
     write_text(output / "report.md", to_markdown(scores, cosines, settings))
     draw(scores, output / "report.png")
     routed = next(claim for claim in CLAIMS if claim.name == "router").settings["adapters of 16"][0]

@@ -27,6 +27,9 @@ PARTS = {
 }
 """Parts of the model, by the beginnings of their parameters' names."""
 
+CONFLICT = "conflict.json"
+"""Cosines between the levels' gradients, beside a model that was trained on both at once."""
+
 _ROWS, _BATCH = 128, 64
 _TIMES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -106,7 +109,7 @@ class GradientCosines(TrainerCallback):
     """
 
     def __init__(self, model: Any, collate: Any, rows: Sequence[dict], steps: int, directory: Path):
-        self.model, self.collate, self.path = model, collate, directory / "conflict.json"
+        self.model, self.collate, self.path = model, collate, directory / CONFLICT
         self.steps = {round(time * steps): time for time in _TIMES}
         self.halves: dict[tuple[str, int], list[dict]] = {}
         for level in LEVELS:

@@ -203,9 +203,9 @@ def draw(scores: Scores, path: Path) -> None:
 
 def _draw_over_shares(axes: Any, claim: Claim, found: Mapping[str, Any]) -> None:
     (column,) = claim.drawn
-    for variants in claim.settings.values():
+    for setting, variants in claim.settings.items():
         for number, variant in enumerate(variants):
-            by_tags = found[next(iter(claim.settings))].get(variant.name, {})
+            by_tags = found.get(setting, {}).get(variant.name, {})
             shares = sorted(float(tags) for tags in by_tags if tags not in ("tagger", "none"))
             points = [[scores[column] for scores in by_tags[str(share)].values()] for share in shares]
             if points:

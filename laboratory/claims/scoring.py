@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from laboratory.claims.questions import BOTH
-from laboratory.claims.rows import draw_blurred, scene_of, tagger_tags, tags_with_errors
+from laboratory.claims.rows import CELLS, MOST_OBJECTS, draw_blurred, tagger_tags, tags_with_errors
 from laboratory.world.batches import draw
 from laboratory.world.dataset import LEVELS
-from laboratory.world.evaluate_world import Score, score_task
+from laboratory.world.evaluate_world import Score, held_out, score_task
 from laboratory.world.feature_cache import NumberedCollator, kept_features, use_features, use_images
 from laboratory.world.language import TASKS, Sample
-from laboratory.world.scene import SPLITS, Scene
+from laboratory.world.scene import Scene
 from modeling_lion.modeling_lion import LionForConditionalGeneration
 from modeling_lion.modeling_ram import RamForImageTagging
 from processing_lion import LionProcessor
@@ -57,16 +57,7 @@ _BATCH = 100
 
 def cases_of(task: str, samples: int) -> list[tuple[Scene, Sample]]:
     """One instruction of a task for each of the test split's next scenes that allow it."""
-    cases: list[tuple[Scene, Sample]] = []
-    make = {**TASKS, **BOTH}[task]
-    for seed in SPLITS["test"]:
-        if len(cases) == samples:
-            break
-        scene = scene_of(seed)
-        sample = make(scene, np.random.default_rng([seed, 4]))
-        if sample is not None and sample.form != "long":
-            cases.append((scene, sample))
-    return cases
+    return list(held_out(task, samples, most_objects=MOST_OBJECTS, cells=CELLS, known={**TASKS, **BOTH}))
 
 
 def take_exam(

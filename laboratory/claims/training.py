@@ -7,7 +7,7 @@ import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from transformers.trainer_utils import get_last_checkpoint, set_seed
 
 from configuration_lion import LionConfig
 from laboratory.claims.claims import BOTH_ADAPTERS, Leg, Variant
-from laboratory.claims.conflict import GradientCosines, share_adapters
+from laboratory.claims.conflict import CONFLICT, GradientCosines, share_adapters
 from laboratory.claims.rows import draw_blurred, tagger_tags, training_part
 from laboratory.claims.tower import train_image_level_tower
 from laboratory.world.batches import draw
@@ -36,9 +36,6 @@ logger = logging.getLogger(__name__)
 
 BATCH = 32
 """Samples of a step."""
-
-CONFLICT = "conflict.json"
-"""Cosines between the levels' gradients, beside a model that was trained on both at once."""
 
 _RIDGE_SCENES = SPLITS["train"][940_000_000:940_001_500]
 _PLAIN_WORD = "▁image"
@@ -86,8 +83,16 @@ class Trainings:
         self.tower_steps = tower_steps
         self.features = output / "features"
         self.directory = output / f"seed{seed}"
-        self.processor = LionProcessor.from_pretrained(base / "base")
-        self.tagger = RamForImageTagging.from_pretrained(base / "base" / "tagger").eval()
+
+    @cached_property
+    def processor(self) -> LionProcessor:
+        """The base's processor."""
+        return LionProcessor.from_pretrained(self.base / "base")
+
+    @cached_property
+    def tagger(self) -> RamForImageTagging:
+        """The base's tagger."""
+        return RamForImageTagging.from_pretrained(self.base / "base" / "tagger").eval()
 
     def directories(self, variant: Variant) -> list[Path]:
         """Where the variant's models are: before training, then after each leg."""

@@ -12,7 +12,7 @@ import argparse
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -62,13 +62,22 @@ class Score:
 
 
 def held_out(
-    task: str, samples: int, split: str = "test", first_scene: int = 0, most_objects: int | None = None
+    task: str,
+    samples: int,
+    split: str = "test",
+    first_scene: int = 0,
+    most_objects: int | None = None,
+    cells: int | None = None,
+    known: Mapping[str, Callable[[Scene, np.random.Generator], Sample | None]] = TASKS,
 ) -> Iterator[tuple[Scene, Sample]]:
-    """Yield one instruction of a task for each of the split's next scenes that allow it, until there are `samples`."""
+    """
+    Yield one instruction of a task, a key of `known`, for each of the split's next scenes that allow it, until there
+    are `samples`.
+    """
     count = 0
     for seed in SPLITS[split][first_scene:]:
-        scene = sample_scene(seed, most_objects=most_objects)
-        sample = TASKS[task](scene, np.random.default_rng([seed, 4]))
+        scene = sample_scene(seed, None, most_objects, cells)
+        sample = known[task](scene, np.random.default_rng([seed, 4]))
         if sample is None or sample.form == "long":
             continue
         yield scene, sample

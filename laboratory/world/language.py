@@ -16,7 +16,7 @@ RELATIONS = ("to the left of", "to the right of", "above", "below")
 TAGS = (*GLYPHS, *COLORS)
 """The tagger's vocabulary: what kinds of objects and which colours an image shows."""
 
-RELATION_MARGIN = 8
+_RELATION_MARGIN = 8
 """Pixels between two centres along an axis, below which nobody is asked which one comes first."""
 
 
@@ -81,8 +81,7 @@ def pick(rng: np.random.Generator, options: Sequence[Any]) -> Any:
     return options[int(rng.integers(len(options)))]
 
 
-def pick_prompt(rng: np.random.Generator, prompts: Sequence[str]) -> str:
-    """The first of several wordings half of the time."""
+def _pick_prompt(rng: np.random.Generator, prompts: Sequence[str]) -> str:
     return prompts[0] if rng.random() < 0.5 else pick(rng, prompts[1:])
 
 
@@ -105,7 +104,7 @@ def _caption(scene: Scene, rng: np.random.Generator) -> Sample:
         opening = f"there {'is' if number == 1 else 'are'} {number} object{'' if number == 1 else 's'}"
         prompt = format_prompt("caption_long")
         return Sample("caption", "image_level", prompt, f"{opening}: {scene_caption(scene)}", "long")
-    return Sample("caption", "image_level", pick_prompt(rng, CAPTION_PROMPTS), scene_caption(scene), "short")
+    return Sample("caption", "image_level", _pick_prompt(rng, CAPTION_PROMPTS), scene_caption(scene), "short")
 
 
 def _color(scene: Scene, rng: np.random.Generator) -> Sample | None:
@@ -113,7 +112,7 @@ def _color(scene: Scene, rng: np.random.Generator) -> Sample | None:
     if not known:
         return None
     item = pick(rng, known)
-    return _vqa("color", f"What color is the {item.glyph}?", item.color, rng)
+    return vqa("color", f"What color is the {item.glyph}?", item.color, rng)
 
 
 def _object(scene: Scene, rng: np.random.Generator) -> Sample | None:
@@ -121,19 +120,19 @@ def _object(scene: Scene, rng: np.random.Generator) -> Sample | None:
     if not known:
         return None
     item = pick(rng, known)
-    return _vqa("object", f"What is the {item.color} object?", item.glyph, rng)
+    return vqa("object", f"What is the {item.color} object?", item.glyph, rng)
 
 
 def _count(scene: Scene, rng: np.random.Generator) -> Sample:
     form = pick(rng, ("objects", "glyph", "glyph", "color", "color"))
     if form == "objects":
-        return _vqa("count", "How many objects are there?", str(len(scene.objects)), rng, form)
+        return vqa("count", "How many objects are there?", str(len(scene.objects)), rng, form)
     numbers = possible_counts(scene, form)
     # First the answer, then the question: were kinds asked about at random, "1" would nearly always be right.
     number = pick(rng, sorted(numbers))
     name = pick(rng, numbers[number])
     asked = plural(name) if form == "glyph" else f"{name} objects"
-    return _vqa("count", f"How many {asked} are there?", str(number), rng, form)
+    return vqa("count", f"How many {asked} are there?", str(number), rng, form)
 
 
 def possible_counts(scene: Scene, form: str) -> dict[int, list[str]]:
@@ -151,7 +150,7 @@ def _side(scene: Scene, rng: np.random.Generator) -> Sample | None:
         return None
     name, axis, preposition, sides, true = place
     question = f"Is the {name} {preposition} the {sides[0]} or {preposition} the {sides[1]}?"
-    return _vqa("side", question, true, rng, "horizontal vertical".split()[axis])
+    return vqa("side", question, true, rng, "horizontal vertical".split()[axis])
 
 
 def _position(scene: Scene, rng: np.random.Generator, stated: bool = False) -> Sample | None:
@@ -162,14 +161,14 @@ def _position(scene: Scene, rng: np.random.Generator, stated: bool = False) -> S
     side = pick(rng, sides)
     if stated:
         return _judged("position", f"The {name} is {preposition} the {side}.", side == true)
-    return _vqa("position", f"Is the {name} {preposition} the {side}?", "yes" if side == true else "no", rng, side)
+    return vqa("position", f"Is the {name} {preposition} the {side}?", "yes" if side == true else "no", rng, side)
 
 
 def _pick_place(scene: Scene, rng: np.random.Generator) -> tuple[str, int, str, tuple[str, str], str] | None:
     """An object's name, an axis, the preposition and the names of its two sides, and the side that is true."""
     axis = int(rng.integers(2))
     middle = IMAGE_SIZE / 2
-    clear = [item for item in scene.objects if abs(item.center[axis] - middle) >= RELATION_MARGIN / 2]
+    clear = [item for item in scene.objects if abs(item.center[axis] - middle) >= _RELATION_MARGIN / 2]
     if not clear:
         return None
     item = pick(rng, clear)
@@ -185,7 +184,7 @@ def _direction(scene: Scene, rng: np.random.Generator) -> Sample | None:
     words = []
     for axis, pair in enumerate((("left", "right"), ("above", "below"))):
         distance = first.center[axis] - second.center[axis]
-        words.append(pair[distance > 0] if abs(distance) >= RELATION_MARGIN else None)
+        words.append(pair[distance > 0] if abs(distance) >= _RELATION_MARGIN else None)
     clear = [axis for axis in range(2) if words[axis]]
     if not clear:
         return None
@@ -193,29 +192,37 @@ def _direction(scene: Scene, rng: np.random.Generator) -> Sample | None:
     if rng.random() < 0.6:
         axis = pick(rng, clear)
         choice = ("to the left or to the right of", "above or below")[axis]
-        return _vqa("direction", f"Is the {names[0]} {choice} the {names[1]}?", words[axis], rng, "choice")
+        return vqa("direction", f"Is the {names[0]} {choice} the {names[1]}?", words[axis], rng, "choice")
     question = f"Where is the {names[0]} relative to the {names[1]}?"
-    return _vqa("direction", question, " and ".join(filter(None, words)), rng, "open")
+    return vqa("direction", question, " and ".join(filter(None, words)), rng, "open")
 
 
-def _relation(scene: Scene, rng: np.random.Generator, stated: bool | None = None) -> Sample | None:
+def pick_relation(scene: Scene, rng: np.random.Generator) -> tuple[SceneObject, SceneObject, str] | None:
+    """Two objects that are clearly apart, and a relation along that axis to ask for; `None` where there are none."""
     axis = int(rng.integers(2))
     pairs = [
         (first, second)
         for first in scene.objects
         for second in scene.objects
-        if abs(first.center[axis] - second.center[axis]) >= RELATION_MARGIN
+        if abs(first.center[axis] - second.center[axis]) >= _RELATION_MARGIN
     ]
     if not pairs:
         return None
     first, second = pick(rng, pairs)
-    relation = RELATIONS[2 * axis + int(rng.integers(2))]
+    return first, second, RELATIONS[2 * axis + int(rng.integers(2))]
+
+
+def _relation(scene: Scene, rng: np.random.Generator, stated: bool | None = None) -> Sample | None:
+    found = pick_relation(scene, rng)
+    if found is None:
+        return None
+    first, second, relation = found
     names = pick(rng, referring_names(scene, first)), pick(rng, referring_names(scene, second))
     holds = relation_holds(relation, first, second)
     if rng.random() < 0.2 if stated is None else stated:
         return _judged("relation", f"The {names[0]} is {relation} the {names[1]}.", holds)
     question = f"Is the {names[0]} {relation} the {names[1]}?"
-    return _vqa("relation", question, "yes" if holds else "no", rng, relation)
+    return vqa("relation", question, "yes" if holds else "no", rng, relation)
 
 
 def _statement(scene: Scene, rng: np.random.Generator) -> Sample | None:
@@ -229,7 +236,7 @@ def _existence(scene: Scene, rng: np.random.Generator) -> Sample:
     wanted = bool(rng.integers(2))
     name = existing_name(scene, form, rng) if wanted else absent_name(scene, form, rng)
     question = f"Is there {with_article(name)} in the image?"
-    return _vqa("existence", question, "yes" if wanted else "no", rng, form)
+    return vqa("existence", question, "yes" if wanted else "no", rng, form)
 
 
 def existing_name(scene: Scene, form: str, rng: np.random.Generator) -> str:
@@ -277,13 +284,13 @@ def _near_misses(scene: Scene) -> list[str]:
 
 def _rec(scene: Scene, rng: np.random.Generator) -> Sample:
     item = pick(rng, scene.objects)
-    prompt = pick_prompt(rng, REC_PROMPTS).format(expression=f"the {pick(rng, referring_names(scene, item))}")
+    prompt = _pick_prompt(rng, REC_PROMPTS).format(expression=f"the {pick(rng, referring_names(scene, item))}")
     return Sample("rec", "region_level", prompt, box_text(item), box=item.normalized_box)
 
 
 def _reg(scene: Scene, rng: np.random.Generator) -> Sample:
     item = pick(rng, scene.objects)
-    prompt = pick_prompt(rng, REG_PROMPTS).format(box=box_text(item))
+    prompt = _pick_prompt(rng, REG_PROMPTS).format(box=box_text(item))
     return Sample("reg", "region_level", prompt, f"the {item.name}", box=item.normalized_box)
 
 
@@ -291,8 +298,9 @@ def _judged(task: str, statement: str, holds: bool) -> Sample:
     return Sample(task, "image_level", format_prompt("vsr", statement=statement), str(holds).lower(), "statement")
 
 
-def _vqa(task: str, question: str, answer: str, rng: np.random.Generator, form: str = "") -> Sample:
-    return Sample(task, "image_level", pick_prompt(rng, VQA_PROMPTS).format(question=question), answer, form)
+def vqa(task: str, question: str, answer: str, rng: np.random.Generator, form: str = "") -> Sample:
+    """A question of the image level, worded as one of several templates has it."""
+    return Sample(task, "image_level", _pick_prompt(rng, VQA_PROMPTS).format(question=question), answer, form)
 
 
 # The processor's own template first: half of all samples are worded so.

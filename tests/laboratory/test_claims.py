@@ -12,12 +12,12 @@ from configuration_lion import LionConfig
 from laboratory.claims import __main__ as command
 from laboratory.claims import conflict
 from laboratory.claims.claims import CLAIMS
-from laboratory.claims.conflict import cosines_between_levels, share_adapters
+from laboratory.claims.conflict import CONFLICT, cosines_between_levels, share_adapters
 from laboratory.claims.questions import BOTH
 from laboratory.claims.report import differences, mean_and_interval, to_markdown, variants_of
 from laboratory.claims.rows import CELLS, PARTS, QUESTIONS, scene_of, tags_with_errors, training_part
 from laboratory.claims.scoring import cases_of, take_exam
-from laboratory.claims.training import BATCH, CONFLICT, STARTS, Trainings
+from laboratory.claims.training import BATCH, STARTS, Trainings
 from laboratory.world.feature_cache import NumberedCollator, tower_features, use_features
 from laboratory.world.language import TAGS, relation_holds, scene_tags
 from laboratory.world.scene import IMAGE_SIZE, SPLITS
