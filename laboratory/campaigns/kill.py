@@ -7,9 +7,11 @@ The commands run in forks of this process, which has imported everything already
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import random
+import shutil
 import signal
 import tempfile
 import time
@@ -126,6 +128,7 @@ def contents(folder: Path, patterns: Sequence[str] = ("*",)) -> dict[str, bytes]
 def _inputs() -> Path:
     """Images, and a benchmark of few questions."""
     folder = Path(tempfile.mkdtemp(prefix="lion_campaign_"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)  # forks leave by os._exit, which passes this by
     (folder / "images").mkdir()
     for number, scene in enumerate(demo_scenes()):
         scene.image.save(folder / "images" / f"{number}.png")

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,9 @@ def run(name: str) -> dict:
 
 
 @pytest.fixture(autouse=True)
-def at_the_root(monkeypatch):
+def at_the_root(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # the notebooks leave their folders for people to look at
     monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
 
 
