@@ -36,7 +36,7 @@ def to_markdown(scores: Scores, cosines: Mapping[str, Any], settings: Mapping[st
         cosines: Cosines by name of a training, time, part and pair, a list of the seeds' values.
         settings: Samples and the like.
     """
-    scores = {claim: of_all_variants(found) for claim, found in scores.items()}
+    scores = of_all_variants(scores)
     lines = [
         f"{settings['samples']} test samples of a task that counts once. Image level: mean over "
         "captions (object F1) and all other tasks (accuracy); region level: mean over REC (accuracy at IoU 0.5) and "
@@ -53,40 +53,38 @@ def to_markdown(scores: Scores, cosines: Mapping[str, Any], settings: Mapping[st
     return "\n".join(lines) + "\n"
 
 
-def of_all_variants(found: Mapping[str, Any]) -> dict[str, Any]:
-    """A claim's scores of the seeds that all variants of a setting have so far."""
-    complete: dict[str, Any] = {}
-    for setting, variants in found.items():
-        everywhere = set.intersection(
-            *(set(by_seed) for by_tags in variants.values() for by_seed in by_tags.values()),
-        )
-        complete[setting] = {
-            name: {
-                tags: {seed: scores for seed, scores in by_seed.items() if seed in everywhere}
-                for tags, by_seed in by_tags.items()
-            }
-            for name, by_tags in variants.items()
-            if everywhere
+def of_all_variants(scores: Scores) -> dict[str, Any]:
+    """The scores of the seeds that all variants of a setting have so far."""
+    return {
+        claim: {setting: _of_common_seeds(variants) for setting, variants in found.items()}
+        for claim, found in scores.items()
+    }
+
+
+def _of_common_seeds(variants: Mapping[str, Any]) -> dict[str, Any]:
+    common = set.intersection(*(set(by_seed) for by_tags in variants.values() for by_seed in by_tags.values()))
+    if not common:
+        return {}
+    return {
+        name: {
+            tags: {seed: scores for seed, scores in by_seed.items() if seed in common}
+            for tags, by_seed in by_tags.items()
         }
-    return complete
+        for name, by_tags in variants.items()
+    }
 
 
 def differences(claim: Claim, found: Mapping[str, Any], column: str) -> Iterator[tuple[str, str, str, list[float]]]:
-    """Setting, variant, tags and the seeds' differences from the paper's way, in points."""
+    """Setting, variant, tags and the seeds' differences from the paper's way, in points, of [`of_all_variants`]."""
     for setting, variants in claim.settings.items():
         by_variant = found.get(setting, {})
         reference = by_variant.get(variants[0].name, {})
         for variant in variants[1:]:
             for tags, by_seed in by_variant.get(variant.name, {}).items():
                 other = _comparable(reference, tags)
-                seeds = sorted(set(by_seed) & set(other))
-                if seeds:
-                    yield (
-                        setting,
-                        variant.name,
-                        tags,
-                        [100 * (by_seed[seed][column] - other[seed][column]) for seed in seeds],
-                    )
+                if other:
+                    points = [100 * (by_seed[seed][column] - other[seed][column]) for seed in sorted(by_seed)]
+                    yield setting, variant.name, tags, points
 
 
 def _comparable(reference: Mapping[str, Any], tags: str) -> Mapping[str, Any]:
@@ -127,7 +125,7 @@ def _damage_table(claim: Claim, found: Mapping[str, Any]) -> list[str]:
         costs: dict[str, dict[str, dict[str, float]]] = {}
         for variant in variants:
             by_tags = found.get(setting, {}).get(variant.name, {})
-            for seed in sorted(set(by_tags.get(none, {})) & set(by_tags.get(most, {}))):
+            for seed in by_tags.get(none, {}) if most in by_tags else ():
                 costs.setdefault(variant.name, {})[seed] = {
                     column: 100 * (by_tags[most][seed][column] - by_tags[none][seed][column])
                     for column in claim.columns
@@ -137,9 +135,10 @@ def _damage_table(claim: Claim, found: Mapping[str, Any]) -> list[str]:
             row = [name]
             for column in claim.columns:
                 row.append(_difference([by_seed[seed][column] for seed in by_seed]))
-                seeds = [seed for seed in by_seed if seed in reference]
-                differences = [by_seed[seed][column] - reference[seed][column] for seed in seeds]
-                row.append("" if name == variants[0].name or not seeds else _difference(differences))
+                if name == variants[0].name or not reference:
+                    row.append("")
+                else:
+                    row.append(_difference([by_seed[seed][column] - reference[seed][column] for seed in by_seed]))
             rows.append(row)
     head = [f"cost of {_tags(most)}", *(name for column in claim.columns for name in (column, "difference"))]
     return markdown_table(head, rows).rstrip("\n").split("\n")
@@ -182,6 +181,7 @@ def draw(scores: Scores, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    scores = of_all_variants(scores)
     claims = [claim for claim in CLAIMS if claim.name in scores]
     columns = min(2, len(claims))
     rows = -(-len(claims) // columns)
