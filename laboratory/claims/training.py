@@ -184,7 +184,9 @@ class Trainings:
             use_cpu=not torch.cuda.is_available(),
         )
         collate = NumberedCollator(self.processor)
-        cosines = GradientCosines(model, collate, rows, steps, run) if len(leg.parts) > 1 else None
+        # Five times the gradients of 512 samples, which takes longer than a short training.
+        measured = len(leg.parts) > 1 and variant.budget == 1
+        cosines = GradientCosines(model, collate, rows, steps, run) if measured else None
         trainer = _RouterRateTrainer(
             model,
             args,

@@ -128,8 +128,7 @@ def pretrain_backbones(
             and not `resume`.
     """
     output_dir = Path(output_dir)
-    if processes < 1:
-        raise ValueError(f"processes must be at least 1, got {processes}")
+    check_processes(processes)
     steps = steps_by_phase(PHASES, steps)
     base = output_dir / _BASE
     if is_finished(base, resume):
@@ -138,21 +137,17 @@ def pretrain_backbones(
     build_processor(output_dir / "tokenizers").save_pretrained(output_dir / _PROCESSOR)
     bf16 = has_fast_bfloat16() if bf16 is None else bf16
     phases = Phases(output_dir, steps, seed, bf16, save_steps)
-    if processes == 1:
-        for chain in _CHAINS:
-            phases.run_in_turn(chain)
-    else:
-        threads = max(1, torch.get_num_threads() // processes)
-        logger.info("%s: side by side, %d threads each.", " and ".join(map(", ".join, _CHAINS)), threads)
-        # Forked, a process would share the parent's thread pools.
-        with ProcessPoolExecutor(
-            processes, get_context("spawn"), _start_process, (threads, logging.getLogger().getEffectiveLevel())
-        ) as pool:
-            list(pool.map(phases.run_in_turn, _CHAINS))
+    phases.run_chains(_CHAINS, processes)
     phases.run("answers")
     lion, _ = phases.build_lion()
     phases.load(lion, "answers")
     return write_base(phases, lion, base)
+
+
+def check_processes(processes: int) -> None:
+    """`ValueError` unless it is the number of some processes."""
+    if processes < 1:
+        raise ValueError(f"processes must be at least 1, got {processes}")
 
 
 def steps_by_phase(phases: Mapping[str, Phase], steps: Mapping[str, int] | None) -> dict[str, int]:
@@ -306,6 +301,20 @@ class Phases:
         """Run phases one after the other."""
         for phase in phases:
             self.run(phase)
+
+    def run_chains(self, chains: Sequence[Sequence[str]], processes: int) -> None:
+        """Run the phases of each chain one after the other, as many chains at once as there are processes for."""
+        if processes == 1:
+            for chain in chains:
+                self.run_in_turn(chain)
+            return
+        threads = max(1, torch.get_num_threads() // processes)
+        logger.info("%s: side by side, %d threads each.", " and ".join(map(", ".join, chains)), threads)
+        # Forked, a process would share the parent's thread pools.
+        with ProcessPoolExecutor(
+            processes, get_context("spawn"), _start_process, (threads, logging.getLogger().getEffectiveLevel())
+        ) as pool:
+            list(pool.map(self.run_in_turn, chains))
 
     def run(self, phase: str) -> None:
         """Run a phase from its last checkpoint; one that is finished is left as it is."""

@@ -1,7 +1,7 @@
 """
 Stage 0 of a nano whose stages do the work: a tower that knows what it sees, a language model that has never seen it.
 
-Phases, each of which can be resumed:
+Phases, each of which can be resumed; the first three need nothing of each other:
 
 1. `tower` and `tagger`: as in [`~laboratory.world.backbones`];
 2. `literacy`: the language model learns from text and symbols alone (see [`~laboratory.world.text_tasks`]), and is then
@@ -31,6 +31,7 @@ from laboratory.world.backbones import (
     Phase,
     Phases,
     build_processor,
+    check_processes,
     is_finished,
     nano_config,
     steps_by_phase,
@@ -81,6 +82,7 @@ MOST_OBJECTS = 3
 NUM_SLOTS = 4
 """Query tokens: one an object, and one to spare."""
 
+_CHAINS = (("literacy",), ("tower", "tagger"))
 _ALIGNMENT_BATCH, _LITERACY_BATCH = 32, 1024
 _LITERACY_SCENES = 150_000
 _RIDGE_SCENES = 3000
@@ -94,6 +96,7 @@ def pretrain_staged_base(
     seed: int = 0,
     bf16: bool | None = None,
     save_steps: int = 250,
+    processes: int = 1,
 ) -> Path:
     """
     Train the base model and the tagger; arguments as in [`~laboratory.world.backbones.pretrain_backbones`].
@@ -102,14 +105,15 @@ def pretrain_staged_base(
         `Path`: A directory with a LION without adapters, its processor, and the tagger in `tagger/`.
     """
     output_dir = Path(output_dir)
+    check_processes(processes)
     steps = steps_by_phase(PHASES, steps)
     base = output_dir / "base"
     if is_finished(base, resume):
         return base
     build_processor(output_dir / "tokenizers").save_pretrained(output_dir / "processor")
     phases = StagedPhases(output_dir, steps, seed, has_fast_bfloat16() if bf16 is None else bf16, save_steps)
-    for phase in PHASES:
-        phases.run(phase)
+    phases.run_chains(_CHAINS, processes)
+    phases.run("alignment")
     return write_base(phases, phases.build_base(), base)
 
 

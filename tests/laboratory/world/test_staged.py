@@ -90,6 +90,24 @@ def test_literacy_goes_on_where_it_was_killed(base, tmp_path, monkeypatch):
     assert 0 < moved < 0.01
 
 
+def test_tower_and_language_model_side_by_side_make_the_same(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(staged, "_RIDGE_SCENES", 60)
+    monkeypatch.setattr("laboratory.world.backbones.calibrate_thresholds", lambda tagger: [0.5] * 30)
+    for phase in ("tagger", "literacy"):
+        shutil.copytree(base.parent / phase, tmp_path / "two" / phase)
+    with pytest.raises(ValueError, match="processes must be at least 1, got 0"):
+        pretrain_staged_base(tmp_path / "two", resume=True, processes=0)
+    steps = {"tower": 1, "alignment": 1}
+    two = pretrain_staged_base(tmp_path / "two", resume=True, steps=steps, save_steps=5, bf16=False, processes=2)
+
+    shutil.copytree(base.parent / "processor", tmp_path / "one" / "processor")
+    one = StagedPhases(tmp_path / "one", steps_by_phase(PHASES, steps), 0, False, 5)
+    one.run("tower")
+    made = LionForConditionalGeneration.from_pretrained(two).vision_model.state_dict()
+    learnt = one.weights("tower")
+    assert all(torch.equal(learnt[name], made[name]) for name in learnt if "post_layernorm" not in name)
+
+
 def test_phases_that_were_trained_with_other_symbols_are_refused(student):
     phases, _, vocabulary = student
     phases.check_symbols("alignment", vocabulary)
