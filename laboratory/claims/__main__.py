@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from laboratory.claims.claims import CLAIMS, Claim, Variant
+from laboratory.claims.claims import CLAIMS, ROUTERS, Claim, Variant
 from laboratory.claims.conflict import CONFLICT
 from laboratory.claims.report import draw, to_markdown, variants_of
 from laboratory.claims.scoring import take_exam
@@ -115,11 +115,10 @@ def write_report(base: Path, output: Path, settings: dict[str, Any]) -> None:
     write_json(output / "report.json", {"settings": settings, "scores": scores, "cosines": cosines}, indent=1)
     write_text(output / "report.md", to_markdown(scores, cosines, settings))
     draw(scores, output / "report.png")
-    routed = next(claim for claim in CLAIMS if claim.name == "router").settings["adapters of 16"][0]
-    directory = Trainings(base, output, seeds[0]).directories(routed)[-1]
-    if directory.is_dir():
-        model = LionForConditionalGeneration.from_pretrained(directory)
-        plot_routers(router_weights(model), output / "routers.png")
+    for file, variant in ROUTERS.items():
+        directory = Trainings(base, output, seeds[0]).directories(variant)[-1]
+        if directory.is_dir():
+            plot_routers(router_weights(LionForConditionalGeneration.from_pretrained(directory)), output / file)
     logger.info("%s", output / "report.md")
 
 
