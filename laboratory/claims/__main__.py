@@ -23,6 +23,8 @@ from trainers.plots import plot_routers, router_weights
 
 logger = logging.getLogger("laboratory.claims")
 
+_ALONG = "scores-along.json"
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
@@ -81,9 +83,23 @@ def run(options: argparse.Namespace, seed: int, claim: Claim, variant: Variant) 
             model, trainings.processor, trainings.tagger, claim.exam, options.samples, tags, trainings.features
         )
         write_json(file, found)
+    if claim.after_each_leg:
+        _ask_along(trainings, variant, options.samples)
     if model is not None:
         spent = f"{trained - began:.0f} s of training, {time.monotonic() - trained:.0f} s of questions"
         logger.info("seed %d: %s: %s: %s", seed, claim.name, variant.name, spent)
+
+
+def _ask_along(trainings: Trainings, variant: Variant, samples: int) -> None:
+    """Ask the image level of what each leg but the last has left behind, as stage 1 does: through the Q-Former."""
+    for directory in trainings.directories(variant)[1:-1]:
+        file = directory / _ALONG
+        if file.is_file():
+            continue
+        model = LionForConditionalGeneration.from_pretrained(directory).requires_grad_(False).eval()
+        model.set_active_branches(("qformer",))
+        found = take_exam(model, trainings.processor, trainings.tagger, "images", samples, 0.0, trainings.features)
+        write_json(file, found)
 
 
 def tags_to_ask_with(claim: Claim, variant: Variant) -> tuple[float | str | None, ...]:
@@ -99,6 +115,7 @@ def write_report(base: Path, output: Path, settings: dict[str, Any]) -> None:
     """`report.json`, `report.md` and figures of all seeds that are there."""
     seeds = sorted(int(path.name.removeprefix("seed")) for path in output.glob("seed*"))
     scores: dict[str, Any] = {}
+    along: dict[str, Any] = {}
     cosines: dict[str, Any] = {}
     for seed in seeds:
         trainings = Trainings(base, output, seed)
@@ -109,16 +126,23 @@ def write_report(base: Path, output: Path, settings: dict[str, Any]) -> None:
                 if file.is_file():
                     by_variant = scores.setdefault(claim.name, {}).setdefault(setting, {}).setdefault(variant.name, {})
                     by_variant.setdefault("none" if tags is None else str(tags), {})[str(seed)] = read_json(file)
+            if claim.after_each_leg:
+                for leg, path in zip(variant.legs, trainings.directories(variant)[1:-1]):
+                    if (path / _ALONG).is_file():
+                        by_stage = along.setdefault(variant.name, {}).setdefault(leg.stage.name, {})
+                        by_stage[str(seed)] = read_json(path / _ALONG)
             if (directory / CONFLICT).is_file():
                 _gather(cosines.setdefault(f"{variant.name}, {setting}", {}), read_json(directory / CONFLICT))
     settings = {**settings, "seeds": seeds}
-    write_json(output / "report.json", {"settings": settings, "scores": scores, "cosines": cosines}, indent=1)
-    write_text(output / "report.md", to_markdown(scores, cosines, settings))
+    write_json(
+        output / "report.json", {"settings": settings, "scores": scores, "along": along, "cosines": cosines}, indent=1
+    )
+    write_text(output / "report.md", to_markdown(scores, along, cosines, settings))
     draw(scores, output / "report.png")
-    for file, variant in ROUTERS.items():
+    for name, variant in ROUTERS.items():
         directory = Trainings(base, output, seeds[0]).directories(variant)[-1]
         if directory.is_dir():
-            plot_routers(router_weights(LionForConditionalGeneration.from_pretrained(directory)), output / file)
+            plot_routers(router_weights(LionForConditionalGeneration.from_pretrained(directory)), output / name)
     logger.info("%s", output / "report.md")
 
 

@@ -76,6 +76,7 @@ class Claim:
         columns: Scores of the exam that the table shows.
         drawn: Those that the figure shows.
         tags: With what tags is asked: a share of wrong ones, or `"tagger"` for the tagger's own.
+        after_each_leg: Whether the image level is asked after each leg but the last, too, through the Q-Former alone.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Claim:
     columns: tuple[str, ...]
     drawn: tuple[str, ...]
     tags: tuple[float | str, ...] = (0.0,)
+    after_each_leg: bool = False
 
 
 _ONE, _TWO, _THREE = (STAGES[name] for name in ("stage1", "stage2", "stage3"))
@@ -185,6 +187,7 @@ CLAIMS = (
         "all",
         ("image level", "region level", "both", "rec, mean IoU"),
         ("image level", "region level", "both"),
+        after_each_leg=True,
     ),
     Claim(
         "tags",

@@ -27,12 +27,15 @@ def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
     return float(np.mean(values)), _T[min(len(values) - 1, 9)] * float(np.std(values, ddof=1)) / math.sqrt(len(values))
 
 
-def to_markdown(scores: Scores, cosines: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+def to_markdown(
+    scores: Scores, along: Mapping[str, Any], cosines: Mapping[str, Any], settings: Mapping[str, Any]
+) -> str:
     """
     The tables.
 
     Args:
         scores: What was scored.
+        along: Scores of the image level before the last leg, by variant, stage and seed.
         cosines: Cosines by name of a training, time, part and pair, a list of the seeds' values.
         settings: Samples and the like.
     """
@@ -48,6 +51,8 @@ def to_markdown(scores: Scores, cosines: Mapping[str, Any], settings: Mapping[st
             lines += ["", f"## {claim.name.capitalize()}", "", claim.text, "", *_table(claim, scores[claim.name])]
         if claim.name in scores and len(claim.tags) > 1:
             lines += ["", *_damage_table(claim, scores[claim.name])]
+        if claim.name in scores and claim.after_each_leg and along:
+            lines += ["", *_along_table(claim, along)]
         if claim.name in scores and claim.name == "stages" and cosines:
             lines += ["", *_cosine_table(cosines)]
     return "\n".join(lines) + "\n"
@@ -141,6 +146,31 @@ def _damage_table(claim: Claim, found: Mapping[str, Any]) -> list[str]:
                     row.append(_difference([by_seed[seed][column] - reference[seed][column] for seed in by_seed]))
             rows.append(row)
     head = [f"cost of {_tags(most)}", *(name for column in claim.columns for name in (column, "difference"))]
+    return markdown_table(head, rows).rstrip("\n").split("\n")
+
+
+def _along_table(claim: Claim, along: Mapping[str, Any]) -> list[str]:
+    """The image level before the last leg, of the seeds that all variants have."""
+    variants = [variant for of_setting in claim.settings.values() for variant in of_setting if variant.name in along]
+    stages = [leg.stage.name for leg in variants[0].legs[:-1]]
+    rows = []
+    for variant in variants:
+        row = [variant.name]
+        for stage in stages:
+            seeds = sorted(set.intersection(*(set(by_stage.get(stage, ())) for by_stage in along.values())))
+            values, reference = (
+                [along[name][stage][seed]["image level"] for seed in seeds] for name in (variant.name, variants[0].name)
+            )
+            points = [100 * (value - other) for value, other in zip(values, reference)]
+            row += [
+                _cell(*mean_and_interval(values)) if values else "",
+                _difference(points) if values and variant is not variants[0] else "",
+            ]
+        rows.append(row)
+    head = [
+        "image level through the Q-Former",
+        *(name for stage in stages for name in (f"after {stage}", "difference")),
+    ]
     return markdown_table(head, rows).rstrip("\n").split("\n")
 
 

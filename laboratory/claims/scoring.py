@@ -36,14 +36,11 @@ class Exam:
     draw: Callable[[Sequence[Scene]], np.ndarray] = draw
 
 
+_IMAGE_LEVEL = {**dict.fromkeys(LEVELS["image_level"], 1), "existence": 2}
+
 EXAMS = {
-    "all": Exam(
-        {
-            **dict.fromkeys(LEVELS["image_level"], 1),
-            "existence": 2,
-            **dict.fromkeys((*LEVELS["region_level"], *BOTH), 2),
-        }
-    ),
+    "all": Exam({**_IMAGE_LEVEL, **dict.fromkeys((*LEVELS["region_level"], *BOTH), 2)}),
+    "images": Exam(_IMAGE_LEVEL),
     "tags": Exam({"caption": 2, "object": 2, "existence": 4}, draw_blurred),
     "regions": Exam(dict.fromkeys(LEVELS["region_level"], 4)),
 }

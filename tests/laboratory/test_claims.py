@@ -1,5 +1,6 @@
 import json
 import math
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -68,16 +69,17 @@ def test_parts_ask_what_their_levels_are_about():
     assert asked == {"image": {"image_level"}, "region": {"region_level"}, "both": both, "tagged": {"image_level"}}
 
 
-def test_one_training_on_everything_sees_the_samples_of_the_three_stages():
+def test_all_ways_of_a_claim_on_stages_see_the_same_samples():
     claim = next(claim for claim in CLAIMS if claim.name == "stages")
     for three, *others in claim.settings.values():
-        for one in others:
-            assert sorted(part for leg in three.legs for part in leg.parts) == sorted(one.legs[0].parts)
-            assert three.budget == one.budget
-            size = one.bottleneck_size * (2 if one.legs[0].shared else 1)
+        parts = sorted(part for leg in three.legs for part in leg.parts)
+        # Steps of the parts add up, so that one stage takes as many as three.
+        assert all(PARTS[part].rows * three.budget % BATCH == 0 for part in parts)
+        for other in others:
+            assert sorted(part for leg in other.legs for part in leg.parts) == parts
+            assert three.budget == other.budget
+            size = other.bottleneck_size * (2 if other.legs[0].shared else 1)
             assert size == three.bottleneck_size
-            # Steps of the parts add up, so that both take as many.
-            assert all(PARTS[part].rows * three.budget % BATCH == 0 for part in one.legs[0].parts)
 
 
 @settings(max_examples=50, deadline=None)
@@ -143,13 +145,22 @@ def test_report_compares_with_the_papers_way_in_the_same_setting():
                 place = [variant.name for variant in claim.settings[setting]].index(name)
                 assert values == pytest.approx([10 * place] * 3)
     cosines = {"x": {"0.5": {"Q-Former": {"between levels": [0.1], "image_level": [0.2], "region_level": [0.3]}}}}
-    table = to_markdown(scores, cosines, {"samples": 7, "seeds": [0, 1, 2]})
+    names = [variant.name for variant in CLAIMS[1].settings["adapters of 16"]]
+    along = {
+        name: {
+            stage: {str(seed): {"image level": 0.5 + place / 10} for seed in range(3)} for stage in ("stage1", "stage2")
+        }
+        for place, name in enumerate(names)
+    }
+    del along["hard switch"]["stage2"]["2"]
+    table = to_markdown(scores, along, cosines, {"samples": 7, "seeds": [0, 1, 2]})
+    assert "| hard switch | 0.600 ± 0.000 | +10.0 ± 0.0 * | 0.600 ± 0.000 | +10.0 ± 0.0 * |" in table
     assert "| hard switch | 3 | 0.110 ± 0.025 | +10.0 ± 0.0 * |" in table
     assert "| soft-prompted tags | 75% wrong | 3 | 0.010 ± 0.025 |  |" in table
     assert "| no tags | none | 3 | 0.210 ± 0.025 | +20.0 ± 0.0 * |" in table
     # A seed counts when all variants of a setting have it.
     del scores["router"]["adapters of 16"]["hard switch"]["0.0"]["2"]
-    assert "| two routed adapters | 2 | 0.005 " in to_markdown(scores, {}, {"samples": 7})
+    assert "| two routed adapters | 2 | 0.005 " in to_markdown(scores, {}, {}, {"samples": 7})
     # All scores are the same whatever the tags.
     assert "| soft-prompted tags | +0.0 ± 0.0 |" in table
     assert "| x | 50% | Q-Former | 0.100 | 0.200 | 0.300 |" in table
@@ -232,13 +243,24 @@ def test_what_each_way_trains(base, tmp_path, monkeypatch):
     moved = [max((one[name] - start[name]).abs().max().item() for name in routers) for one in (routed, fast)]
     assert moved[1] > 10 * moved[0] > 0
     _, shared = weights(named["router", "one shared adapter of 16"])
-    union, _ = weights(named["stages", "the union, one shared adapter of 4"])
+    union, _ = weights(CLAIMS[0].settings["adapters of 16"][1])
+    quarter, _ = weights(named["stages", "the union, one shared adapter of 4"])
     assert all(switch[name].equal(start[name]) for name in routers)
     assert all((shared[name] == 1).all() for name in routers)
     assert not (path / CONFLICT).exists()
+    assert not (quarter / CONFLICT).exists()  # only where all samples are seen
     cosines = json.loads((union / CONFLICT).read_text())
     assert list(cosines)
     assert set(cosines["0.0"]) == {"Q-Former", "aggregator", "adapters"}
+    # Of a claim on adapters, the image level is asked after every stage.
+    options = Namespace(base=base, output=tmp_path, scale=0.01, tower_steps=1, samples=4)
+    command.run(options, 0, CLAIMS[1], named["router", "one shared adapter of 16"])
+    command.write_report(base, tmp_path, {"samples": 4})
+    report = json.loads((tmp_path / "report.json").read_text())
+    along = report["along"]["one shared adapter of 16"]
+    assert {stage: list(by_seed) for stage, by_seed in along.items()} == {"stage1": ["0"], "stage2": ["0"]}
+    assert "| one shared adapter of 16 | 0." in (tmp_path / "report.md").read_text()
+    assert (tmp_path / "routers_fast.png").is_file()
 
 
 def test_starts_are_those_that_variants_name():
