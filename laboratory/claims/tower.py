@@ -8,9 +8,26 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from laboratory.world.language import TAGS
+from laboratory.claims.rows import scene_of
+from laboratory.world.batches import WorldBatches, pixel_values
+from laboratory.world.language import TAGS, scene_tags
 from laboratory.world.staged import StagedPhases
 from modeling_lion.modeling_lion import LionForConditionalGeneration
+from processing_lion.image_processing_lion import CLIP_MEAN, CLIP_STD
+
+
+_IMAGES = 64
+
+
+class TaggedImages(WorldBatches):
+    """Images of the world of few boxes, and whether each has each tag."""
+
+    def make(self, index, seeds):
+        scenes = [scene_of(seed) for seed in seeds]
+        return {
+            "pixel_values": pixel_values(scenes, CLIP_MEAN, CLIP_STD),
+            "tags": torch.tensor([[tag in scene_tags(scene) for tag in TAGS] for scene in scenes]),
+        }
 
 
 class ImageLevelTeacher(nn.Module):
@@ -26,7 +43,7 @@ class ImageLevelTeacher(nn.Module):
         self.tower = lion.vision_model
         self.head = nn.Linear(lion.config.vision_config.hidden_size, len(TAGS))
 
-    def forward(self, pixel_values: torch.Tensor, tags: torch.Tensor, **batch: torch.Tensor) -> dict[str, torch.Tensor]:
+    def forward(self, pixel_values: torch.Tensor, tags: torch.Tensor) -> dict[str, torch.Tensor]:
         """Images `(B, 3, H, W)` and whether each has each tag, `(B, num_tags)`."""
         scores = self.head(self.tower(pixel_values)[0]).float()
         targets = tags[:, None].expand_as(scores).float()
@@ -40,11 +57,12 @@ def train_image_level_tower(base: Path, directory: Path, steps: int, seed: int =
     Args:
         base (`Path`): Directory of a finished stage 0 ([`~laboratory.world.staged.pretrain_staged_base`]).
         directory (`Path`): Where checkpoints and weights go.
-        steps (`int`): Optimiser steps of 64 images.
+        steps (`int`): Optimiser steps, each of 64 images.
         seed (`int`): Of the initialisation.
     """
     phases = StagedPhases(directory, {"tower": steps}, seed, False, 200)
     if not phases.is_finished("tower"):
         lion, _ = StagedPhases(base, {}, seed, False, 200).build_student()
-        phases.train("tower", ImageLevelTeacher(lion), lion.vision_model, phases.patches("tower"))
+        images = TaggedImages(steps, phases.first_scene("tower"), _IMAGES)
+        phases.train("tower", ImageLevelTeacher(lion), lion.vision_model, images)
     return phases.weights("tower")
