@@ -210,13 +210,15 @@ CLAIMS = (
     Claim(
         "depths",
         "Gathering features from three depths of the tower beats those of its last layer (section 3.1 and its "
-        "ablation). Stage 2 alone, on a tower that was trained on image-level targets only.",
+        "ablation). Stage 2 alone, on a tower of which all blocks, or the last two, were trained on image-level "
+        "targets only.",
         {
-            "stage 2": (
-                _depths("three depths", "depths: last, middle, early"),
-                _depths("last block only", "depths: last"),
-                _depths("middle block only", "depths: middle"),
+            f"{what} trained on tags": (
+                _depths("three depths", f"{start}: last, middle, early"),
+                _depths("last block only", f"{start}: last"),
+                _depths("middle block only", f"{start}: middle"),
             )
+            for what, start in {"tower": "depths", "last two blocks": "late-depths"}.items()
         },
         "regions",
         ("region level", "rec, mean IoU"),

@@ -1,4 +1,4 @@
-"""A tower that was trained on image-level targets only: its last block has no reason to keep places."""
+"""A tower, or its last blocks, trained on image-level targets only: the last block has no reason to keep places."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from modeling_lion.modeling_lion import LionForConditionalGeneration
 from processing_lion.image_processing_lion import CLIP_MEAN, CLIP_STD
 
 
-_IMAGES = 64
+_IMAGES, _LATE_BLOCKS = 64, 2
 
 
 class TaggedImages(WorldBatches):
@@ -50,7 +50,9 @@ class ImageLevelTeacher(nn.Module):
         return {"loss": F.binary_cross_entropy_with_logits(scores, targets)}
 
 
-def train_image_level_tower(base: Path, directory: Path, steps: int, seed: int = 0) -> dict[str, torch.Tensor]:
+def train_image_level_tower(
+    base: Path, directory: Path, steps: int, seed: int = 0, late: bool = False
+) -> dict[str, torch.Tensor]:
     """
     The tower's weights, trained unless they have been; a run that was stopped goes on.
 
@@ -59,10 +61,18 @@ def train_image_level_tower(base: Path, directory: Path, steps: int, seed: int =
         directory (`Path`): Where checkpoints and weights go.
         steps (`int`): Optimiser steps, each of 64 images.
         seed (`int`): Of the initialisation.
+        late (`bool`): Whether only the last two blocks are trained, a quarter as long, on top of the base's own.
     """
-    phases = StagedPhases(directory, {"tower": steps}, seed, False, 200)
+    phases = StagedPhases(directory, {"tower": max(1, steps // 4) if late else steps}, seed, False, 200)
     if not phases.is_finished("tower"):
         lion, _ = StagedPhases(base, {}, seed, False, 200).build_student()
-        images = TaggedImages(steps, phases.first_scene("tower"), _IMAGES)
-        phases.train("tower", ImageLevelTeacher(lion), lion.vision_model, images)
+        trained: tuple[str, ...] = ("",)
+        if late:
+            own = LionForConditionalGeneration.from_pretrained(base / "base").vision_model
+            lion.vision_model.load_state_dict(own.state_dict())
+            blocks = range(len(own.encoder.layers) - _LATE_BLOCKS, len(own.encoder.layers))
+            trained = ("head.", "tower.post_layernorm.", *(f"tower.encoder.layers.{block}." for block in blocks))
+        images = TaggedImages(phases.steps["tower"], phases.first_scene("tower"), _IMAGES)
+        teacher = ImageLevelTeacher(lion)
+        phases.train("tower", teacher, lion.vision_model, images, lambda name: name.startswith(trained))
     return phases.weights("tower")

@@ -50,10 +50,12 @@ class Start:
         draw: How the tower's images are drawn.
         blocks: Tower blocks that the aggregator queries and reads, of a tower that was trained on image-level targets;
             `None` for the base's own tower and blocks.
+        late: Whether only the last two blocks of that tower were trained so, and the others are the base's.
     """
 
     draw: Callable = draw
     blocks: tuple[int, ...] | None = None
+    late: bool = False
 
 
 STARTS = {
@@ -62,6 +64,9 @@ STARTS = {
     "depths: last, middle, early": Start(blocks=(5, 3, 1)),
     "depths: last": Start(blocks=(5, 5, 5)),
     "depths: middle": Start(blocks=(3, 3, 3)),
+    "late-depths: last, middle, early": Start(blocks=(5, 3, 1), late=True),
+    "late-depths: last": Start(blocks=(5, 5, 5), late=True),
+    "late-depths: middle": Start(blocks=(3, 3, 3), late=True),
 }
 """The starts that variants name."""
 
@@ -112,9 +117,9 @@ class Trainings:
 
     def _start(self, variant: Variant) -> LionForConditionalGeneration:
         base = LionForConditionalGeneration.from_pretrained(self.base / "base")
-        blocks = STARTS[variant.start].blocks
-        if blocks is not None:
-            base = self._on_image_level_tower(base, blocks)
+        start = STARTS[variant.start]
+        if start.blocks is not None:
+            base = self._on_image_level_tower(base, start.blocks, start.late)
         config = copy.deepcopy(base.config).to_dict()
         config["adapter_config"].update(adapters=list(BOTH_ADAPTERS), bottleneck_size=variant.bottleneck_size)
         set_seed(self.seed)
@@ -126,13 +131,14 @@ class Trainings:
         return lion
 
     def _on_image_level_tower(
-        self, base: LionForConditionalGeneration, blocks: tuple[int, ...]
+        self, base: LionForConditionalGeneration, blocks: tuple[int, ...], late: bool
     ) -> LionForConditionalGeneration:
         config = base.config.to_dict()
         config["aggregator_config"].update(query_layer=blocks[0], context_layers=list(blocks[1:]))
         lion = LionForConditionalGeneration(LionConfig.from_dict(config))
         lion.load_state_dict(base.state_dict())
-        weights = train_image_level_tower(self.base, self.output / "tower", self.tower_steps)
+        directory = self.output / ("late_tower" if late else "tower")
+        weights = train_image_level_tower(self.base, directory, self.tower_steps, late=late)
         lion.vision_model.load_state_dict(weights)
         phases = StagedPhases(self.base, {}, 0, False, 1)
         _, vocabulary = phases.build_student()

@@ -18,6 +18,7 @@ from laboratory.claims.questions import BOTH
 from laboratory.claims.report import differences, mean_and_interval, to_markdown, variants_of
 from laboratory.claims.rows import CELLS, PARTS, QUESTIONS, scene_of, tags_with_errors, training_part
 from laboratory.claims.scoring import cases_of, take_exam
+from laboratory.claims.tower import train_image_level_tower
 from laboratory.claims.training import BATCH, STARTS, Trainings
 from laboratory.world.feature_cache import NumberedCollator, tower_features, use_features
 from laboratory.world.language import TAGS, relation_holds, scene_tags
@@ -177,7 +178,8 @@ def base(tmp_path_factory) -> Path:
     lion = LionForConditionalGeneration(LionConfig.from_dict(config))
     lion.load_state_dict({name: value for name, value in trained.state_dict().items() if ".adapter." not in name})
     lion.save_pretrained(directory / "base")
-    LionProcessor.from_pretrained(path).save_pretrained(directory / "base")
+    for name in ("base", "processor"):
+        LionProcessor.from_pretrained(path).save_pretrained(directory / name)
     RamForImageTagging.from_pretrained(path / "tagger").save_pretrained(directory / "base" / "tagger")
     return directory
 
@@ -265,6 +267,28 @@ def test_what_each_way_trains(base, tmp_path, monkeypatch):
 
 def test_starts_are_those_that_variants_name():
     assert {variant.start for variant in VARIANTS} == set(STARTS)
+
+
+def test_towers_on_image_level_targets(base, tmp_path):
+    own = LionForConditionalGeneration.from_pretrained(base / "base").vision_model.state_dict()
+    whole = train_image_level_tower(base, tmp_path / "whole", 2)
+    late = train_image_level_tower(base, tmp_path / "late", 4, late=True)
+    assert whole.keys() == late.keys() == own.keys()
+    same = {name for name, value in late.items() if value.equal(own[name])}
+    last = tuple(f"encoder.layers.{block}." for block in (4, 5))
+    assert {name.startswith(last) for name in same} == {False}
+    assert same == {name for name in own if not name.startswith((*last, "post_layernorm."))}
+    assert not any(value.equal(own[name]) for name, value in whole.items() if name.endswith("k_proj.weight"))
+    again = train_image_level_tower(base, tmp_path / "whole", 2)
+    assert all(value.equal(again[name]) for name, value in whole.items())
+    trainings = Trainings(base, tmp_path, 0, tower_steps=2)
+    (tmp_path / "whole").rename(tmp_path / "tower")
+    (tmp_path / "late").rename(tmp_path / "late_tower")
+    for setting, tower in zip(CLAIMS[3].settings.values(), (whole, late), strict=True):
+        model = trainings._start(setting[0])
+        assert model.config.aggregator_config.query_layer == 5
+        assert list(model.config.aggregator_config.context_layers) == [3, 1]
+        assert all(value.equal(tower[name]) for name, value in model.vision_model.state_dict().items())
 
 
 def test_the_exam_finds_what_a_trained_model_knows(base, tmp_path):
