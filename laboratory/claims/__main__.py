@@ -120,14 +120,14 @@ def write_report(base: Path, output: Path, settings: dict[str, Any]) -> None:
     for seed in seeds:
         trainings = Trainings(base, output, seed)
         for claim, setting, variant in variants_of(CLAIMS):
-            directory = trainings.directories(variant)[-1]
+            _, *before, directory = trainings.directories(variant)
             for tags in tags_to_ask_with(claim, variant):
                 file = _score_file(directory, claim, tags)
                 if file.is_file():
                     by_variant = scores.setdefault(claim.name, {}).setdefault(setting, {}).setdefault(variant.name, {})
                     by_variant.setdefault("none" if tags is None else str(tags), {})[str(seed)] = read_json(file)
             if claim.after_each_leg:
-                for leg, path in zip(variant.legs, trainings.directories(variant)[1:-1]):
+                for leg, path in zip(variant.legs, before):
                     if (path / _ALONG).is_file():
                         by_stage = along.setdefault(variant.name, {}).setdefault(leg.stage.name, {})
                         by_stage[str(seed)] = read_json(path / _ALONG)

@@ -51,8 +51,8 @@ def to_markdown(
             lines += ["", f"## {claim.name.capitalize()}", "", claim.text, "", *_table(claim, scores[claim.name])]
         if claim.name in scores and len(claim.tags) > 1:
             lines += ["", *_damage_table(claim, scores[claim.name])]
-        if claim.name in scores and claim.after_each_leg and along:
-            lines += ["", *_along_table(claim, along)]
+        if claim.name in scores and claim.after_each_leg and (common := _of_common_seeds(along)):
+            lines += ["", *_along_table(claim, common)]
         if claim.name in scores and claim.name == "stages" and cosines:
             lines += ["", *_cosine_table(cosines)]
     return "\n".join(lines) + "\n"
@@ -67,7 +67,8 @@ def of_all_variants(scores: Scores) -> dict[str, Any]:
 
 
 def _of_common_seeds(variants: Mapping[str, Any]) -> dict[str, Any]:
-    common = set.intersection(*(set(by_seed) for by_tags in variants.values() for by_seed in by_tags.values()))
+    seeds = [set(by_seed) for by_tags in variants.values() for by_seed in by_tags.values()]
+    common = set.intersection(*seeds) if seeds else set()
     if not common:
         return {}
     return {
@@ -150,22 +151,17 @@ def _damage_table(claim: Claim, found: Mapping[str, Any]) -> list[str]:
 
 
 def _along_table(claim: Claim, along: Mapping[str, Any]) -> list[str]:
-    """The image level before the last leg, of the seeds that all variants have."""
-    variants = [variant for of_setting in claim.settings.values() for variant in of_setting if variant.name in along]
-    stages = [leg.stage.name for leg in variants[0].legs[:-1]]
+    """The image level before the last leg, of seeds that all variants have."""
+    names = [variant.name for variants in claim.settings.values() for variant in variants if variant.name in along]
+    stages = list(along[names[0]])
     rows = []
-    for variant in variants:
-        row = [variant.name]
+    for name in names:
+        row = [name]
         for stage in stages:
-            seeds = sorted(set.intersection(*(set(by_stage.get(stage, ())) for by_stage in along.values())))
-            values, reference = (
-                [along[name][stage][seed]["image level"] for seed in seeds] for name in (variant.name, variants[0].name)
-            )
-            points = [100 * (value - other) for value, other in zip(values, reference)]
-            row += [
-                _cell(*mean_and_interval(values)) if values else "",
-                _difference(points) if values and variant is not variants[0] else "",
-            ]
+            by_seed, reference = along[name][stage], along[names[0]][stage]
+            row.append(_cell(*mean_and_interval([by_seed[seed]["image level"] for seed in sorted(by_seed)])))
+            points = [100 * (by_seed[seed]["image level"] - reference[seed]["image level"]) for seed in sorted(by_seed)]
+            row.append("" if name == names[0] else _difference(points))
         rows.append(row)
     head = [
         "image level through the Q-Former",

@@ -15,6 +15,7 @@ Six phases, each a run of `transformers.Trainer` that can be resumed; `connector
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -303,8 +304,12 @@ class Phases:
             self.run(phase)
 
     def run_chains(self, chains: Sequence[Sequence[str]], processes: int) -> None:
-        """Run the phases of each chain one after the other, as many chains at once as there are processes for."""
-        if processes == 1:
+        """
+        Run the phases of each chain one after the other, as many chains at once as there are processes for.
+
+        Under `torchrun` all processes share the batches of one phase, so the chains run one after the other.
+        """
+        if processes == 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
             for chain in chains:
                 self.run_in_turn(chain)
             return

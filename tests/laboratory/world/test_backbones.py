@@ -192,6 +192,15 @@ def test_phases_side_by_side_make_the_same_base(tmp_path, monkeypatch):
     assert not torch.equal(learnt["post_layernorm.weight"], kept["post_layernorm.weight"])
 
 
+def test_chains_run_in_turn_under_torchrun(tmp_path, monkeypatch):
+    # Each process would start children of its own, which all take the same port.
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    ran = []
+    monkeypatch.setattr(Phases, "run", lambda self, phase: ran.append(phase))
+    Phases(tmp_path, {}, seed=0, bf16=False, save_steps=1).run_chains((("language", "places"), ("tower",)), 2)
+    assert ran == ["language", "places", "tower"]
+
+
 def test_phases_bring_only_what_they_learnt(processor, tmp_path):
     processor.save_pretrained(tmp_path / "processor")
     phases = Phases(tmp_path, {}, seed=0, bf16=False, save_steps=1)
