@@ -56,10 +56,7 @@ TASK_SHARES = {
 }
 """How often each task is asked, beside the others."""
 
-PROMPT_WIDTHS = (24, 64)
-"""Tokens of a prompt, short or long: those of a batch are read in two parts, since most are short."""
-
-_LABEL_WIDTH, _SYMBOLS = 24, 8
+_PROMPT_WIDTH, _LABEL_WIDTH, _SYMBOLS = 64, 24, 8
 _CHUNK = 128
 _QUESTIONS = 5
 _TAGGED = 0.1
@@ -77,11 +74,10 @@ class ExercisePool:
 
     def __init__(self, arrays: Mapping[str, np.ndarray]):
         self.arrays = dict(arrays)
-        task, width = self.arrays.pop("task"), np.searchsorted(PROMPT_WIDTHS, arrays["length"])
-        self.rows = [
-            {name: np.flatnonzero((task == number) & (width == part)) for number, name in enumerate(_TASKS)}
-            for part in range(len(PROMPT_WIDTHS))
-        ]
+        task = self.arrays.pop("task")
+        self.rows = {name: np.flatnonzero(task == number) for number, name in enumerate(_TASKS)}
+        answer = (self.arrays["labels"] != _IGNORED_LABEL).sum(1)
+        self.lengths = np.stack([self.arrays["length"], self.arrays["symbol_mask"].sum(1), answer], axis=1)
 
     @classmethod
     def make(
@@ -102,29 +98,64 @@ class ExercisePool:
         return cls({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
     def shares(self) -> np.ndarray:
-        """Shares of a batch by width and task, so that every task has its share; they add up to 1."""
-        counts = np.array([[len(rows[name]) for name in _TASKS] for rows in self.rows], dtype=float)
-        wanted = np.where(counts.sum(0) > 0, list(TASK_SHARES.values()), 0)
-        return counts / np.maximum(counts.sum(0), 1) * wanted / wanted.sum()
+        """Shares of a batch by task; they add up to 1."""
+        wanted = np.array([share if len(self.rows[name]) else 0 for name, share in TASK_SHARES.items()])
+        return wanted / wanted.sum()
 
-    def draw(self, rng: np.random.Generator, size: int) -> list[np.ndarray]:
-        """Numbers of `size` rows, those of each width by themselves."""
-        counts = rng.multinomial(size, self.shares().flatten()).reshape(len(PROMPT_WIDTHS), -1)
-        return [
-            np.concatenate(
-                [rows[name][rng.integers(len(rows[name]), size=n)] for name, n in zip(_TASKS, row) if n] or [[]]
-            )
-            for rows, row in zip(self.rows, counts)
-        ]
+    def draw(self, rng: np.random.Generator, size: int) -> np.ndarray:
+        """Numbers of `size` rows."""
+        counts = rng.multinomial(size, self.shares())
+        return np.concatenate(
+            [self.rows[name][rng.integers(len(self.rows[name]), size=n)] for name, n in zip(_TASKS, counts) if n]
+        )
 
-    def batch(self, rows: np.ndarray, width: int) -> dict[str, torch.Tensor]:
-        """The rows as [`~laboratory.world.text_tasks.encode_exercises`] gives them, prompts `width` tokens long."""
+    def batch(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
+        """The rows as [`~laboratory.world.text_tasks.encode_exercises`] gives them."""
+        prompt, symbols, answer = self.lengths[rows].max(0)
+        of_symbols = slice(_SYMBOLS - symbols, None)  # they are padded in front
+        widths = {"input_ids": slice(prompt), "labels": slice(answer)}
         chosen = {name: torch.from_numpy(values[rows]) for name, values in self.arrays.items()}
         length = chosen.pop("length").long()
-        batch = {name: values if name == "symbol_place" else values.long() for name, values in chosen.items()}
-        batch["input_ids"] = batch["input_ids"][:, :width]
-        batch["attention_mask"] = (torch.arange(width) < length[:, None]).long()
+        batch = {
+            name: values[:, widths.get(name, of_symbols)].to(torch.float32 if name == "symbol_place" else torch.int64)
+            for name, values in chosen.items()
+        }
+        batch["attention_mask"] = (torch.arange(prompt) < length[:, None]).long()
         return batch
+
+
+def cut_by_length(lengths: np.ndarray, parts: int) -> list[np.ndarray]:
+    """
+    Cut rows into parts that need little padding: of all cuts of one of the parts, each is the one that saves most.
+
+    Args:
+        lengths (`np.ndarray` of shape `(rows, kinds)`): Tokens of each kind; a part is as wide as its longest of each.
+        parts (`int`): How many parts, at most.
+
+    Returns:
+        `list[np.ndarray]`: Numbers of the rows of each part.
+    """
+    found = [np.arange(len(lengths))]
+    while len(found) < parts:
+        cuts = [(*_best_cut(lengths[rows]), number) for number, rows in enumerate(found)]
+        saved, first, number = max(cuts, key=lambda cut: cut[0])
+        if saved <= 0:
+            break
+        rows = found.pop(number)
+        found += [rows[first], rows[~first]]
+    return found
+
+
+def _best_cut(lengths: np.ndarray) -> tuple[int, np.ndarray]:
+    """Tokens saved by the best cut in two, and which rows are in its first part."""
+    best = 0, np.ones(len(lengths), dtype=bool)
+    whole = len(lengths) * int(lengths.max(0).sum())
+    for kind in range(lengths.shape[1]):
+        for limit in np.unique(lengths[:, kind])[:-1]:
+            first = lengths[:, kind] <= limit
+            cost = sum(len(part) * int(part.max(0).sum()) for part in (lengths[first], lengths[~first]))
+            best = max(best, (whole - cost, first), key=lambda cut: cut[0])
+    return best
 
 
 def make_exercises(
@@ -158,11 +189,12 @@ def _fixed_width(batch: Mapping[str, torch.Tensor], exercises: Sequence[Exercise
     def padded(name: str, width: int, fill: int = 0, dtype: type = np.int16) -> np.ndarray:
         values = batch[name].numpy()
         whole = np.full((len(values), width, *values.shape[2:]), fill, dtype=dtype)
-        whole[:, : values.shape[1]] = values
+        first = width - values.shape[1] if name.startswith("symbol_") else 0
+        whole[:, first : first + values.shape[1]] = values
         return whole
 
     return {
-        "input_ids": padded("input_ids", PROMPT_WIDTHS[-1]),
+        "input_ids": padded("input_ids", _PROMPT_WIDTH),
         "length": batch["attention_mask"].sum(1).numpy().astype(np.int16),
         "labels": padded("labels", _LABEL_WIDTH, _IGNORED_LABEL),
         "symbol_words": padded("symbol_words", _SYMBOLS),
@@ -183,20 +215,20 @@ class LiteracyBatches(Dataset):
         num_batches (`int`): How many batches there are.
         rows (`int`): Exercises of a batch.
         seed (`int`): Decides, with its number, what is in a batch.
+        parts (`int`): How many parts a batch is read in, each of exercises alike in length: the more there are, the
+            less is padded, and the more often the model is called. What is learnt is the same.
     """
 
-    def __init__(self, pool: ExercisePool, num_batches: int, rows: int, seed: int = 0):
-        self.pool, self.num_batches, self.rows, self.seed = pool, num_batches, rows, seed
+    def __init__(self, pool: ExercisePool, num_batches: int, rows: int, seed: int = 0, parts: int = 1):
+        self.pool, self.num_batches, self.rows, self.seed, self.parts = pool, num_batches, rows, seed, parts
 
     def __len__(self) -> int:
         return self.num_batches
 
     def __getitem__(self, index: int) -> dict[str, dict[str, torch.Tensor]]:
         drawn = self.pool.draw(np.random.default_rng([self.seed, index]), self.rows)
-        names = (f"prompts_of_{width}" for width in PROMPT_WIDTHS)
-        return {
-            name: self.pool.batch(rows, width) for name, rows, width in zip(names, drawn, PROMPT_WIDTHS) if len(rows)
-        }
+        parts = cut_by_length(self.pool.lengths[drawn], self.parts)
+        return {f"part_{number}": self.pool.batch(drawn[rows]) for number, rows in enumerate(parts)}
 
 
 class LiteracyTeacher(nn.Module):
@@ -212,13 +244,13 @@ class LiteracyTeacher(nn.Module):
         self.lion, self.vocabulary = lion, vocabulary
 
     def forward(self, **parts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The parts of a batch, which each count by their exercises."""
-        total = sum(len(part["labels"]) for part in parts.values())
-        return {"loss": sum(self._loss(**part) * (len(part["labels"]) / total) for part in parts.values())}
+        """The parts of a batch, however it was cut."""
+        weights = {name: (part["labels"] != _IGNORED_LABEL).sum(1) ** 0.5 for name, part in parts.items()}
+        total = sum(weight.sum() for weight in weights.values())
+        return {"loss": sum(self._loss(weights[name], **part) for name, part in parts.items()) / total}
 
-    def _loss(self, labels: torch.Tensor, **batch: torch.Tensor) -> torch.Tensor:
+    def _loss(self, weights: torch.Tensor, labels: torch.Tensor, **batch: torch.Tensor) -> torch.Tensor:
         inputs = encoder_inputs(self.lion, self.vocabulary, batch)
         logits = self.lion.language_model(**inputs, labels=labels).logits
         losses = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="none").view(labels.shape)
-        lengths = (labels != _IGNORED_LABEL).sum(1)
-        return (losses.sum(1) * lengths**-0.5).sum() / (lengths**0.5).sum()
+        return (losses.sum(1) / weights).sum()

@@ -179,7 +179,9 @@ class StagedPhases(Phases):
                 lion.config.num_query_tokens,
                 MOST_OBJECTS,
             )
-            batches = LiteracyBatches(pool, self.steps[phase], _LITERACY_BATCH, self.seed)
+            # A CPU pays for what is padded, a GPU for every call of a model that is so small.
+            parts = 2 if torch.cuda.is_available() else 8
+            batches = LiteracyBatches(pool, self.steps[phase], _LITERACY_BATCH, self.seed, parts)
             teacher = LiteracyTeacher(lion, vocabulary)
             is_trained, decay_steps = _begins_with("language_model"), max(1, self.steps[phase] // 6)
             self.train(phase, teacher, lion.language_model, batches, is_trained, decay_steps)

@@ -225,7 +225,7 @@ def encode_exercises(
     Returns:
         `input_ids`, `attention_mask`, `labels`, and for S symbols `symbol_words` (B, S, 2) token ids, `symbol_numbers`
         (B, S, MOST_NUMBERS) in pixels with -1 for none, `symbol_place` (B, S, 2), `symbol_slot` (B, S),
-        `symbol_mask` (B, S).
+        `symbol_mask` (B, S). Symbols are padded in front, so that the text follows at once, as it does visual tokens.
     """
     samples = [Sample("", "image_level", item.prompt, item.completion) for item in exercises]
     batch = encode_instructions(processor, samples, tags)
@@ -237,8 +237,9 @@ def encode_exercises(
     named = sorted({word for item in exercises for symbol in item.symbols for word in symbol.words})
     ids = dict(zip(named, processor.tokenizer.convert_tokens_to_ids([f"▁{word}" for word in named])))
     for row, item in enumerate(exercises):
-        mask[row, : len(item.symbols)] = 1
-        for column, symbol in enumerate(item.symbols):
+        first = size[1] - len(item.symbols)
+        mask[row, first:] = 1
+        for column, symbol in enumerate(item.symbols, first):
             if symbol.words:
                 words[row, column, : len(symbol.words)] = [ids[word] for word in symbol.words]
             if symbol.numbers:
