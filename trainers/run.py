@@ -86,9 +86,7 @@ def run_stage(recipe: Recipe, name: str, resume: bool = False) -> Path:
         logger.info("%s is finished already: %s.", stage.name, directory)
         return directory
     args = training_arguments(recipe, stage)
-    last_checkpoint = find_last_checkpoint(directory, args.world_size) if directory.is_dir() else None
-    if not resume and (any(directory.glob("checkpoint-*")) or (directory / STAGE_RESULT).is_file()):
-        raise ValueError(f"{directory} holds an earlier run: resume it, or choose another `output_dir`.")
+    last_checkpoint = checkpoint_to_resume(args, resume)
 
     set_seed(args.seed)
     base = _base_model(recipe, resume=True)
@@ -105,34 +103,53 @@ def run_stage(recipe: Recipe, name: str, resume: bool = False) -> Path:
         processing_class=processor,
         bad_rows=bad_rows,
     )
-    state = PartialState()
-    if state.is_main_process:
-        directory.mkdir(parents=True, exist_ok=True)
-        write_whole(directory / "recipe.json", recipe.to_json())
-    if last_checkpoint is not None:
-        logger.info("%s continues at %s.", stage.name, last_checkpoint)
-    output = trainer.train(resume_from_checkpoint=last_checkpoint)
-    trainer.save_model()
-    trainer.save_state()
-    if state.is_main_process:
-        if args.plots:
-            trainer.plot()
-        result = {
-            "stage": stage.name,
-            "steps": trainer.state.global_step,
-            "metrics": output.metrics,
-            "bad_rows": bad_rows.summary(),
-        }
-        for source, count in result["bad_rows"].items():
-            logger.warning("%d rows of %r were unusable; see %s.", count, source, bad_rows.path)
-        # Written last: it says that all the rest is there.
-        write_whole(directory / STAGE_RESULT, json.dumps(result, indent=2))
-    state.wait_for_everyone()
+    train_stage(trainer, recipe, stage, last_checkpoint)
     del trainer, model, train_dataset, eval_dataset
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return directory
+
+
+def checkpoint_to_resume(args: LionSFTConfig, resume: bool) -> str | None:
+    """
+    The checkpoint at which a stage that is not finished goes on; `None` for one that begins.
+
+    Raises:
+        ValueError: there is an earlier run and not `resume`.
+    """
+    directory = Path(args.output_dir)
+    if not resume and (any(directory.glob("checkpoint-*")) or (directory / STAGE_RESULT).is_file()):
+        raise ValueError(f"{directory} holds an earlier run: resume it, or choose another `output_dir`.")
+    return find_last_checkpoint(directory, args.world_size)
+
+
+def train_stage(trainer: LionSFTTrainer, recipe: Recipe, stage: Stage, checkpoint: str | None) -> None:
+    """Train, and write adapter, state, plots, recipe and, last of all, `stage_result.json`."""
+    directory = Path(trainer.args.output_dir)
+    state = PartialState()
+    if state.is_main_process:
+        directory.mkdir(parents=True, exist_ok=True)
+        write_whole(directory / "recipe.json", recipe.to_json())
+    if checkpoint is not None:
+        logger.info("%s continues at %s.", stage.name, checkpoint)
+    output = trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
+    trainer.save_state()
+    if state.is_main_process:
+        if trainer.args.plots:
+            trainer.plot()
+        result = {
+            "stage": stage.name,
+            "steps": trainer.state.global_step,
+            "metrics": output.metrics,
+            "bad_rows": trainer.bad_rows.summary(),
+        }
+        for source, count in result["bad_rows"].items():
+            logger.warning("%d rows of %r were unusable; see %s.", count, source, trainer.bad_rows.path)
+        # Written last: it says that all the rest is there.
+        write_whole(directory / STAGE_RESULT, json.dumps(result, indent=2))
+    state.wait_for_everyone()
 
 
 def training_arguments(recipe: Recipe, stage: Stage) -> LionSFTConfig:

@@ -11,7 +11,6 @@ results are the same but for rounding, and either of the two goes on where the o
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -33,9 +32,17 @@ from modeling_lion.modeling_lion import LionForConditionalGeneration, LionVision
 from processing_lion import LionProcessor
 from processing_lion.image_processing_lion import CLIP_MEAN, CLIP_STD
 from trainers.atomic import atomic_file
-from trainers.files import find_last_checkpoint, read_result, write_whole
+from trainers.files import read_result
 from trainers.recipe import Recipe, SourceRecipe
-from trainers.run import STAGE_RESULT, run_stage, stage_model, training_arguments, write_final
+from trainers.run import (
+    STAGE_RESULT,
+    checkpoint_to_resume,
+    run_stage,
+    stage_model,
+    train_stage,
+    training_arguments,
+    write_final,
+)
 from trainers.sft_trainer import LionSFTTrainer
 from trainers.stages import STAGES, Stage
 
@@ -204,10 +211,8 @@ def run_cached_stage(recipe: Recipe, stage: Stage, resume: bool = False) -> Path
     directory = Path(recipe.output_dir) / stage.name
     if resume and read_result(directory / STAGE_RESULT) is not None:
         return directory
-    checkpoint = find_last_checkpoint(directory, PartialState().num_processes)
-    if not resume and (checkpoint is not None or (directory / STAGE_RESULT).is_file()):
-        raise ValueError(f"{directory} holds an earlier run: resume it, or choose another `output_dir`.")
     args = training_arguments(recipe, stage)
+    checkpoint = checkpoint_to_resume(args, resume)
     args.eval_strategy = "no"
     set_seed(args.seed)
     base = run_stage(recipe, "stage0", resume=True) if recipe.stage0 else str(recipe.model)
@@ -219,18 +224,7 @@ def run_cached_stage(recipe: Recipe, stage: Stage, resume: bool = False) -> Path
     trainer = LionSFTTrainer(
         model, args, train_dataset=rows, processing_class=processor, data_collator=NumberedCollator(processor)
     )
-    state = PartialState()
-    if state.is_main_process:
-        write_whole(directory / "recipe.json", recipe.to_json())
-    output = trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
-    trainer.save_state()
-    if state.is_main_process:
-        if args.plots:
-            trainer.plot()
-        result = {"stage": stage.name, "steps": trainer.state.global_step, "metrics": output.metrics, "bad_rows": {}}
-        write_whole(directory / STAGE_RESULT, json.dumps(result, indent=2))
-    state.wait_for_everyone()
+    train_stage(trainer, recipe, stage, checkpoint)
     return directory
 
 
