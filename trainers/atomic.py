@@ -57,6 +57,7 @@ def atomic_directory(path: str | os.PathLike, replace: bool = False) -> Iterator
     try:
         yield partial
         for entry in sorted(partial.rglob("*"), reverse=True):  # files before the folders that name them
+            open_to_readers(entry, partial)
             _flush(entry)
         _flush(partial)
         if replace:
@@ -66,6 +67,15 @@ def atomic_directory(path: str | os.PathLike, replace: bool = False) -> Iterator
         shutil.rmtree(partial, ignore_errors=True)
         raise
     _flush(path.parent)
+
+
+def open_to_readers(file: Path, folder: Path) -> None:
+    """
+    Let those read a file who may read a folder that was made with it: safetensors 0.8 leaves its files to their owner
+    alone, so that nobody else could load a checkpoint.
+    """
+    if file.is_file() and not file.is_symlink():
+        file.chmod(file.stat().st_mode | (folder.stat().st_mode & 0o444))
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

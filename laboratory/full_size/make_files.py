@@ -148,7 +148,7 @@ def _text_tensor(name: str, shape: torch.Size, seed: int) -> torch.Tensor:
 
 
 def write_text_model(directory: Path, config: LionConfig, seed: int) -> None:
-    """T5 in float32, its shards written tensor by tensor, with configuration and tokenizer."""
+    """T5 in float32, in shards, with configuration and tokenizer."""
     directory.mkdir(parents=True, exist_ok=True)
     prefix = "t5_model."
     infos = {

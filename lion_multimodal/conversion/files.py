@@ -1,8 +1,8 @@
 """
-Files of weights, one tensor at a time: official ones read, ours written, and neither ever in memory as a whole.
+Files of weights: official ones read tensor by tensor, ours written file by file.
 
 Mapped pages of a file count as a process's memory for as long as the mapping lives. So readers give theirs up again and
-again, and the writer copies tensors straight to the disk.
+again.
 """
 
 import hashlib
@@ -23,25 +23,25 @@ from typing import Any
 import torch
 from huggingface_hub import split_state_dict_into_shards_factory
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
-from trainers.atomic import atomic_directory
+from trainers.atomic import atomic_directory, open_to_readers
 
 
 logger = logging.getLogger(__name__)
 
-DTYPE_NAMES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
 }
-_DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
@@ -208,8 +208,7 @@ def write_safetensors(
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """
-    Write one safetensors file, tensor by tensor, in the order of `tensors` but the larger types first, as the format
-    asks for.
+    Write one safetensors file, whose tensors are in memory at the same time.
 
     Args:
         path (`str` or `os.PathLike`): The file, replaced if it exists.
@@ -217,26 +216,16 @@ def write_safetensors(
         read (`Callable[[str], torch.Tensor]`): Gives a tensor by its name, of that shape and type.
         metadata (`Mapping[str, str]`, *optional*): Goes beside the format's `{"format": "pt"}`.
     """
-    names = sorted(tensors, key=lambda name: -tensors[name].dtype.itemsize)
-    header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
-    end = 0
-    for name in names:
-        info = tensors[name]
-        start, end = end, end + info.num_bytes
-        header[name] = {
-            "dtype": DTYPE_NAMES[info.dtype],
-            "shape": list(info.shape),
-            "data_offsets": [start, end],
-        }
-    encoded = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    encoded += b" " * (-len(encoded) % 8)
-    with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(encoded)) + encoded)
-        for name in names:
-            tensor = read(name)
-            if TensorInfo(tensor.shape, tensor.dtype) != tensors[name]:
-                raise ValueError(f"{name} is not {tensors[name]}, as announced, but {tensor.shape} of {tensor.dtype}")
-            file.write(as_bytes(tensor))
+    values = {}
+    for name, info in tensors.items():
+        tensor = read(name).detach()
+        if TensorInfo(tensor.shape, tensor.dtype) != info:
+            raise ValueError(f"{name} is not {info}, as announced, but {tensor.shape} of {tensor.dtype}")
+        # A part of something larger would keep it in memory, and the format knows no shared tensors.
+        is_part = tensor.untyped_storage().nbytes() != info.num_bytes
+        values[name] = tensor.clone(memory_format=torch.contiguous_format) if is_part else tensor.contiguous()
+    save_file(values, path, {"format": "pt", **(metadata or {})})
+    open_to_readers(Path(path), Path(path).parent)
 
 
 def write_shards(

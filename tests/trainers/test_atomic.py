@@ -2,6 +2,7 @@
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -70,3 +71,17 @@ def test_a_full_folder_is_not_replaced_unasked(tmp_path):
 def test_json_keeps_letters(tmp_path):
     write_json(tmp_path / "file.json", {"ü": [1]})
     assert (tmp_path / "file.json").read_text(encoding="utf-8") == '{\n  "ü": [\n    1\n  ]\n}\n'
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other permissions")
+@pytest.mark.parametrize(("readers", "mode"), [(0o755, 0o644), (0o750, 0o640), (0o700, 0o600)])
+def test_who_may_read_a_folder_may_read_what_is_in_it(tmp_path, readers, mode):
+    """safetensors 0.8 writes files that nobody but their owner can read."""
+    with atomic_directory(tmp_path / "folder") as partial:
+        partial.chmod(readers)
+        (partial / "inner").mkdir()
+        for file in ("private", "inner/private"):
+            (partial / file).write_text("")
+            (partial / file).chmod(0o600)
+    for file in ("private", "inner/private"):
+        assert stat.S_IMODE((tmp_path / "folder" / file).stat().st_mode) == mode

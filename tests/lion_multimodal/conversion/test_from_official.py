@@ -303,8 +303,18 @@ import os, signal, sys
 from lion_multimodal.conversion import files as conversion_files
 from lion_multimodal.cli.main import main
 
-as_bytes, count = conversion_files.as_bytes, iter(range(10**6))
-conversion_files.as_bytes = lambda t: as_bytes(t) if next(count) < 400 else os.kill(os.getpid(), signal.SIGKILL)
+save_file, saved = conversion_files.save_file, []
+
+
+def save(tensors, path, metadata):
+    save_file(tensors, path, metadata)
+    saved.append(path)
+    if len(saved) == 2:
+        os.truncate(path, os.path.getsize(path) // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+conversion_files.save_file = save
 main(sys.argv[1:])
 """
 
