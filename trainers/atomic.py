@@ -74,8 +74,12 @@ def open_to_readers(file: Path, folder: Path) -> None:
     Let those read a file who may read a folder that was made with it: safetensors 0.8 leaves its files to their owner
     alone, so that nobody else could load a checkpoint.
     """
-    if file.is_file() and not file.is_symlink():
-        file.chmod(file.stat().st_mode | (folder.stat().st_mode & 0o444))
+    if not file.is_file() or file.is_symlink():
+        return
+    mode = file.stat().st_mode
+    readable = mode | (folder.stat().st_mode & 0o444)
+    if readable != mode:  # not all file systems know permissions
+        file.chmod(readable)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
