@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 
@@ -28,6 +29,8 @@ def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
     partial = path.with_name(f"{path.stem}{PARTIAL_SUFFIX}{path.suffix}")
     try:
         yield partial
+        if not partial.stat().st_mode & 0o077:
+            _open_to_readers(partial, _mode_of_new_files(partial.parent))
         _flush(partial)
         os.replace(partial, path)
     finally:
@@ -57,7 +60,7 @@ def atomic_directory(path: str | os.PathLike, replace: bool = False) -> Iterator
     try:
         yield partial
         for entry in sorted(partial.rglob("*"), reverse=True):  # files before the folders that name them
-            open_to_readers(entry, partial)
+            _open_to_readers(entry, partial.stat().st_mode)
             _flush(entry)
         _flush(partial)
         if replace:
@@ -67,19 +70,6 @@ def atomic_directory(path: str | os.PathLike, replace: bool = False) -> Iterator
         shutil.rmtree(partial, ignore_errors=True)
         raise
     _flush(path.parent)
-
-
-def open_to_readers(file: Path, folder: Path) -> None:
-    """
-    Let those read a file who may read a folder that was made with it: safetensors 0.8 leaves its files to their owner
-    alone, so that nobody else could load a checkpoint.
-    """
-    if not file.is_file() or file.is_symlink():
-        return
-    mode = file.stat().st_mode
-    readable = mode | (folder.stat().st_mode & 0o444)
-    if readable != mode:  # not all file systems know permissions
-        file.chmod(readable)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -104,6 +94,26 @@ def read_json(path: str | os.PathLike) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is no JSON file, or only a part of one: {error}") from error
+
+
+def _mode_of_new_files(folder: Path) -> int:
+    with TemporaryDirectory(dir=folder) as inner:
+        file = Path(inner) / "file"
+        file.touch()
+        return file.stat().st_mode
+
+
+def _open_to_readers(file: Path, mode: int) -> None:
+    """
+    Let those read a file who may read what is made with `mode`: safetensors 0.8 leaves its files to their owner alone,
+    so that nobody else could load a checkpoint.
+    """
+    if not file.is_file() or file.is_symlink():
+        return
+    before = file.stat().st_mode
+    readable = before | (mode & 0o444)
+    if readable != before:  # not all file systems know permissions
+        file.chmod(readable)
 
 
 def _flush(path: Path) -> None:

@@ -58,6 +58,16 @@ def read_result(path: str | os.PathLike) -> dict[str, Any] | None:
     return content
 
 
+def refuse_earlier_run(directory: str | os.PathLike, result: str) -> None:
+    """
+    Raises:
+        ValueError: `directory` holds checkpoints of a training, or the file `result` of a finished one.
+    """
+    directory = Path(directory)
+    if any(directory.glob(f"{PREFIX_CHECKPOINT_DIR}-*")) or (directory / result).is_file():
+        raise ValueError(f"{directory} holds an earlier run: resume it, or choose another `output_dir`.")
+
+
 def find_last_checkpoint(directory: str | os.PathLike, num_processes: int = 1) -> str | None:
     """
     The newest complete checkpoint of a training. One that was being written when the training was killed is passed

@@ -32,7 +32,7 @@ from modeling_lion.peft_lion import LionAdapterConfig, fold_adapters
 from processing_lion import LionProcessor, parse_boxes
 from trainers.atomic import atomic_directory
 from trainers.datasets_lion import build_dataset
-from trainers.files import find_last_checkpoint, read_result, write_whole
+from trainers.files import find_last_checkpoint, read_result, refuse_earlier_run, write_whole
 from trainers.precision import has_fast_bfloat16
 from trainers.recipe import FinetuneRecipe, Recipe, SourceRecipe
 from trainers.rehearsal import read_rehearsal, rehearse
@@ -108,8 +108,8 @@ def run_finetune(recipe: Recipe, resume: bool = False) -> Path:
     if resume and read_result(directory / RESULT) is not None:
         logger.info("The fine-tuning in %s is finished already.", directory)
         return directory
-    if not resume and (any(directory.glob("checkpoint-*")) or (directory / RESULT).is_file()):
-        raise ValueError(f"{directory} holds an earlier run: resume it, or choose another `output_dir`.")
+    if not resume:
+        refuse_earlier_run(directory, RESULT)
 
     set_seed(recipe.seed)
     bad_rows = BadRows(recipe.bad_rows, directory / "bad_rows.jsonl", _bad_row_share(recipe, plan))

@@ -20,7 +20,7 @@ from modeling_lion.peft_lion import fold_adapters, initialize_adapter
 from processing_lion import LionProcessor
 from trainers.atomic import atomic_directory
 from trainers.datasets_lion import build_dataset, image_files, load_function
-from trainers.files import find_last_checkpoint, read_result, write_whole
+from trainers.files import find_last_checkpoint, read_result, refuse_earlier_run, write_whole
 from trainers.precision import has_fast_bfloat16
 from trainers.recipe import Recipe, SourceRecipe
 from trainers.rows import BadRows
@@ -118,10 +118,9 @@ def checkpoint_to_resume(args: LionSFTConfig, resume: bool) -> str | None:
     Raises:
         ValueError: there is an earlier run and not `resume`.
     """
-    directory = Path(args.output_dir)
-    if not resume and (any(directory.glob("checkpoint-*")) or (directory / STAGE_RESULT).is_file()):
-        raise ValueError(f"{directory} holds an earlier run: resume it, or choose another `output_dir`.")
-    return find_last_checkpoint(directory, args.world_size)
+    if not resume:
+        refuse_earlier_run(args.output_dir, STAGE_RESULT)
+    return find_last_checkpoint(args.output_dir, args.world_size)
 
 
 def train_stage(trainer: LionSFTTrainer, recipe: Recipe, stage: Stage, checkpoint: str | None) -> None:

@@ -135,15 +135,14 @@ def cut_by_length(lengths: np.ndarray, parts: int) -> list[np.ndarray]:
     Returns:
         `list[np.ndarray]`: Numbers of the rows of each part.
     """
-    found = [np.arange(len(lengths))]
+    found = [(*_best_cut(lengths), np.arange(len(lengths)))]
     while len(found) < parts:
-        cuts = [(*_best_cut(lengths[rows]), number) for number, rows in enumerate(found)]
-        saved, first, number = max(cuts, key=lambda cut: cut[0])
+        saved, first, rows = found.pop(max(range(len(found)), key=lambda number: found[number][0]))
         if saved <= 0:
+            found.append((saved, first, rows))
             break
-        rows = found.pop(number)
-        found += [rows[first], rows[~first]]
-    return found
+        found += [(*_best_cut(lengths[half]), half) for half in (rows[first], rows[~first])]
+    return [rows for _, _, rows in found]
 
 
 def _best_cut(lengths: np.ndarray) -> tuple[int, np.ndarray]:

@@ -25,7 +25,7 @@ from huggingface_hub import split_state_dict_into_shards_factory
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from trainers.atomic import atomic_directory, open_to_readers
+from trainers.atomic import atomic_directory
 
 
 logger = logging.getLogger(__name__)
@@ -225,7 +225,6 @@ def write_safetensors(
         is_part = tensor.untyped_storage().nbytes() != info.num_bytes
         values[name] = tensor.clone(memory_format=torch.contiguous_format) if is_part else tensor.contiguous()
     save_file(values, path, {"format": "pt", **(metadata or {})})
-    open_to_readers(Path(path), Path(path).parent)
 
 
 def write_shards(

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from trainers.atomic import atomic_directory, atomic_file, write_json, write_text
 
@@ -85,3 +87,15 @@ def test_who_may_read_a_folder_may_read_what_is_in_it(tmp_path, readers, mode):
             (partial / file).chmod(0o600)
     for file in ("private", "inner/private"):
         assert stat.S_IMODE((tmp_path / "folder" / file).stat().st_mode) == mode
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other permissions")
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o444), (0o077, 0o400)])
+def test_whom_the_umask_lets_read_may_read_what_safetensors_wrote(tmp_path, mask, mode):
+    before = os.umask(mask)
+    try:
+        with atomic_file(tmp_path / "file.safetensors") as partial:
+            save_file({"a": torch.ones(2)}, partial)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file.safetensors").stat().st_mode) & 0o444 == mode

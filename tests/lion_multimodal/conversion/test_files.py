@@ -57,12 +57,6 @@ def test_what_is_written_is_what_safetensors_reads(tmp_path, tensors):
     assert_equal({name: again.read(name) for name in again.tensors}, tensors)
 
 
-def test_what_is_written_can_be_read_by_who_may_read_the_folder(tmp_path, tensors):
-    tmp_path.chmod(0o755)
-    write_safetensors(tmp_path / "file", infos(tensors), tensors.__getitem__)
-    assert (tmp_path / "file").stat().st_mode & 0o444 == 0o444
-
-
 def test_parts_of_a_tensor_and_tensors_with_two_names_are_written(tmp_path):
     whole = torch.arange(6.0)
     tensors = {"first": whole[:2], "last": whole[2:], "columns": whole.reshape(2, 3)[:, 1:], "again": whole[:2]}
