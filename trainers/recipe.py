@@ -8,14 +8,13 @@ trust, as you would a script.
 import dataclasses
 import json
 import re
-import types
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from processing_lion import PROMPT_TEMPLATES
 from trainers.stages import STAGES, Stage
@@ -24,6 +23,9 @@ from trainers.stages import STAGES, Stage
 DATA_DIR = "{data_dir}"
 ROW_COLUMNS = ("image", "prompt", "completion", "messages", "tags", "level")
 _TEMPLATE_COLUMNS = tuple(sorted({f for template in PROMPT_TEMPLATES.values() for f in template.fields}))
+
+
+_NO_OTHER_FIELDS = ConfigDict(extra="forbid")
 
 
 class _Loader(yaml.SafeLoader):
@@ -88,6 +90,8 @@ class SourceRecipe:
         annotations (`str`, *optional*): With `"auto"`: the file of answers to VQAv2's questions.
     """
 
+    __pydantic_config__ = _NO_OTHER_FIELDS
+
     name: str = ""
     path: str | None = None
     builder: str | None = None
@@ -149,6 +153,8 @@ class StageRecipe:
         start_from (`list[str]`, *optional*): Adapter directories, instead of the outputs of the stages before.
     """
 
+    __pydantic_config__ = _NO_OTHER_FIELDS
+
     data: list[SourceRecipe] = field(default_factory=list)
     evaluation: list[SourceRecipe] = field(default_factory=list)
     training: dict[str, Any] = field(default_factory=dict)
@@ -193,6 +199,8 @@ class FinetuneRecipe:
         hold_out (`bool`, *optional*, defaults to `True`): Whether rows are set aside where `evaluation` is empty.
         training (`dict`): Fields of `LionSFTConfig`, over those of the recipe.
     """
+
+    __pydantic_config__ = _NO_OTHER_FIELDS
 
     data: list[SourceRecipe] = field(default_factory=list)
     evaluation: list[SourceRecipe] = field(default_factory=list)
@@ -243,6 +251,8 @@ class StageZeroRecipe:
         kwargs (`dict`): Its further arguments.
     """
 
+    __pydantic_config__ = _NO_OTHER_FIELDS
+
     function: str
     kwargs: dict[str, Any] = field(default_factory=dict)
 
@@ -274,6 +284,8 @@ class Recipe:
         stages (`dict[str, StageRecipe]`): By stage name.
         finetune ([`FinetuneRecipe`], *optional*): Instead of stages: fine-tune the finished `model`.
     """
+
+    __pydantic_config__ = _NO_OTHER_FIELDS
 
     output_dir: str
     model: str | None = None
@@ -343,7 +355,7 @@ class Recipe:
         """A recipe from what a YAML file would hold, which is changed; arguments and errors as for [`load`]."""
         for override in overrides:
             _override(content, override)
-        return _build(cls, content, where=where)
+        return _parse(content, where)
 
     def training_arguments(self, stage: Stage) -> dict[str, Any]:
         """Fields of `LionSFTConfig`: the stage's own, then the recipe's, then the recipe's for this stage."""
@@ -446,65 +458,85 @@ def _list_index(items: list, part: str, override: str) -> int:
     return int(part)
 
 
-def _build(cls: type, content: Any, where: str) -> Any:
-    """A dataclass from what YAML gave; errors name `where` and the field."""
-    if not isinstance(content, Mapping):
-        raise RecipeError(f"{where}: expected a mapping of fields, got {content!r:.100}.")
-    hints = typing.get_type_hints(cls)
-    unknown = [str(key) for key in content if key not in hints]
-    if unknown:
-        raise RecipeError(f"{where}: unknown field {unknown[0]!r}; the fields are {sorted(hints)}.")
-    for item in dataclasses.fields(cls):
-        required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
-        if required and item.name not in content:
-            raise RecipeError(f"{where}: the field {item.name!r} is missing.")
-    values = {
-        name: _convert(hints[name], value, f"{where}: {name}" if ": " not in where else f"{where}.{name}")
-        for name, value in content.items()
-    }
+_EXPECTED = {
+    "bool_type": "bool",
+    "dataclass_type": "a mapping of fields",
+    "dict_type": "a mapping",
+    "float_type": "float",
+    "int_from_float": "int",
+    "int_type": "int",
+    "list_type": "a list",
+    "string_type": "str",
+}
+"""What pydantic's errors of type say was expected, in the words of YAML."""
+
+
+def _parse(content: Any, where: str) -> Recipe:
+    """A recipe from what YAML gave; `RecipeError` names `where` and the first field that is not right."""
+    # As JSON, since only there pydantic takes mappings for dataclasses while it converts no types.
+    text = json.dumps(content, default=str)
     try:
-        return cls(**values)
-    except ValueError as error:
-        if isinstance(error, RecipeError):
-            raise
-        raise RecipeError(f"{where}: {error}.") from None
+        return _RECIPE.validate_json(text, strict=True)
+    except ValidationError as invalid:
+        errors = invalid.errors(include_url=False)
+    content = json.loads(text)
+    empty = [error["loc"] for error in errors if error["type"] == "dict_type" and error["input"] is None]
+    if not empty:
+        raise RecipeError(f"{where}: {_problem(content, errors)}.")
+    for location in empty:  # a field that is named with nothing behind it
+        del _at(content, location[:-1])[location[-1]]
+    return _parse(content, where)
 
 
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return value
-    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        return _build(hint, value, where)
-    if origin is Literal:
-        if value not in arguments:
-            raise RecipeError(f"{where} must be one of {list(arguments)}, got {value!r:.100}.")
-        return value
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        choices = [a for a in arguments if a is not type(None)]
-        if len(choices) == 1:
-            return _convert(choices[0], value, where)
-        if not isinstance(value, tuple(typing.get_origin(c) or c for c in choices)):
-            raise RecipeError(f"{where} must be one of {[_name(c) for c in choices]}, got {value!r:.100}.")
-        return value
-    if origin is list:
-        if not isinstance(value, list):
-            raise RecipeError(f"{where} must be a list, got {value!r:.100}.")
-        return [_convert(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
-    if origin is dict:
-        if value is None:
-            return {}
-        if not isinstance(value, dict):
-            raise RecipeError(f"{where} must be a mapping, got {value!r:.100}.")
-        return {str(key): _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise RecipeError(f"{where} must be {_name(hint)}, got {value!r:.100}.")
-    return value
+def _problem(content: Any, errors: Sequence[Mapping[str, Any]]) -> str:
+    """The first of pydantic's errors, in one line."""
+    error = errors[0]
+    location, kind = error["loc"], error["type"]
+    if kind in ("missing", "unexpected_keyword_argument"):
+        *parents, name = location
+        fields = sorted(item.name for item in dataclasses.fields(_class_at(parents)))
+        unknown = f"unknown field {name!r}; the fields are {fields}"
+        return f"{_dotted(parents, ': ')}{f'the field {name!r} is missing' if kind == 'missing' else unknown}"
+    if kind == "value_error":
+        return f"{_dotted(location, ': ')}{error['ctx']['error']}"
+    expected = [_EXPECTED.get(kind)]
+    if kind == "literal_error":
+        choices = re.findall(r"'([^']*)'", error["ctx"]["expected"])
+        expected = [f"one of {choices}"]
+    elif _at(content, location) is _NOTHING:  # one of several types, each of which has an error
+        location = location[:-1]
+        expected = [_EXPECTED.get(other["type"]) for other in errors if other["loc"][:-1] == location]
+    if None in expected:
+        return f"{_dotted(location, ': ')}{error['msg']}, got {error['input']!r:.100}"
+    return f"{_dotted(location, ' ')}must be {' or '.join(map(str, expected))}, got {error['input']!r:.100}"
 
 
-def _name(hint: Any) -> str:
-    return getattr(hint, "__name__", str(hint))
+def _class_at(location: Sequence[str | int]) -> type:
+    """The dataclass of the fields at a place in a recipe."""
+    if not location:
+        return Recipe
+    if isinstance(location[-1], int):
+        return SourceRecipe
+    return {"stage0": StageZeroRecipe, "finetune": FinetuneRecipe}.get(str(location[0]), StageRecipe)
+
+
+_NOTHING = object()
+
+
+def _at(content: Any, location: Sequence[str | int]) -> Any:
+    """The value at a place in a recipe, or `_NOTHING`."""
+    for part in location:
+        try:
+            content = content[part]
+        except (KeyError, IndexError, TypeError):
+            return _NOTHING
+    return content
+
+
+def _dotted(location: Sequence[str | int], end: str) -> str:
+    """A place as `stages.stage1.data[0]`, with `end` behind it, or nothing for the whole recipe."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    return text.removeprefix(".") + end if text else ""
+
+
+_RECIPE = TypeAdapter(Recipe)

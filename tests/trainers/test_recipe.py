@@ -88,6 +88,11 @@ def test_stage_3_trains_on_the_union(write):
         (edited(stages__stage1__data__1__path="a.json"), r"names \['a'\] twice"),
         (edited(stages__stage1__data__1__columns={"answer": "x"}), r"`columns` maps \['answer'\]"),
         (edited(stages__stage1__data={"path": "x"}), "stages.stage1.data must be a list"),
+        (edited(stages__stage1__data__0={"path": "a", "data_files": 3}), r"data\[0\].data_files must be str or a list or"),
+        (edited(stages__stage1__data__0=3), r"stages.stage1.data\[0\] must be a mapping of fields, got 3"),
+        (edited(seed=1.5), "seed must be int, got 1.5"),
+        (edited(seed=True), "seed must be int, got True"),
+        (edited(model=None, stage0={"kwargs": {}}), "stage0: the field 'function' is missing"),
         ("- a\n- b", "expected a mapping"),
         ("a: [", "not a YAML file"),
         ("model: x", "'output_dir' is missing"),
@@ -99,6 +104,21 @@ def test_errors_name_file_and_field(write, content, where):
         Recipe.load(path)
     assert str(error.value).startswith(path)
     assert "\n" not in str(error.value)
+
+
+def test_a_field_with_nothing_behind_it_is_an_empty_mapping(write):
+    source = {"path": "a.parquet", "columns": None, "builder_kwargs": None}
+    recipe = Recipe.load(write(edited(training=None, stages={"stage1": {"data": [source], "training": None}})))
+    assert recipe.training == recipe.stages["stage1"].training == {}
+    assert recipe.stages["stage1"].data[0].columns == {}
+    assert Recipe.load(write(edited(stages=None))).stages == {}
+
+
+def test_what_is_passed_on_stays_as_it_is(write):
+    kwargs = {"none": None, "numbers": [1, 2.0, float("inf")], "deep": {"flag": True, "name": "1"}}
+    recipe = Recipe.load(write(edited(stages__stage2__data__0__builder_kwargs=kwargs)))
+    assert recipe.stages["stage2"].data[0].builder_kwargs == kwargs
+    assert isinstance(recipe.stages["stage2"].data[0].builder_kwargs["numbers"][1], float)
 
 
 def test_overrides(write):
