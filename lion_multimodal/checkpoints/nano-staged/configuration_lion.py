@@ -377,4 +377,4 @@ _PRESETS: dict[str, dict] = {
 }
 
 
-# Made by write_code, of all code in this folder: b5299ba89d67f4cdb2d61077d83611c4
+# Made by write_code, of all code in this folder: 8f483232653f6497460d01cb9d167616

@@ -257,4 +257,4 @@ def _validate_swin(config: SwinConfig) -> None:
 __all__ = ["RamConfig"]
 
 
-# Made by write_code, of all code in this folder: b5299ba89d67f4cdb2d61077d83611c4
+# Made by write_code, of all code in this folder: 8f483232653f6497460d01cb9d167616
