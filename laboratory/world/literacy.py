@@ -8,9 +8,11 @@ batch draws from them by the shares of the tasks.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.numpy import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
@@ -96,6 +98,18 @@ class ExercisePool:
         ]
         parts = list(side_by_side(make_exercises, calls, processes))
         return cls({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+
+    @classmethod
+    def load(cls, path: Path) -> ExercisePool:
+        """A pool that [`save`] has written."""
+        return cls(load_file(path))
+
+    def save(self, path: Path) -> None:
+        """Write the exercises to a safetensors file."""
+        task = np.empty(len(self.lengths), dtype=np.int16)
+        for number, rows in enumerate(self.rows.values()):
+            task[rows] = number
+        save_file({**self.arrays, "task": task}, path)
 
     def shares(self) -> np.ndarray:
         """Shares of a batch by task; they add up to 1."""

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
@@ -171,20 +172,14 @@ class StagedPhases(Phases):
             self.train(phase, TowerTeacher(lion), lion.vision_model, self.patches(phase))
         elif phase == "literacy":
             self.check_symbols(phase, vocabulary)
-            logger.info("Making exercises of %d scenes.", _LITERACY_SCENES)
-            pool = ExercisePool.make(
-                self.processor,
-                _LITERACY_SCENES,
-                self.first_scene(phase),
-                lion.config.num_query_tokens,
-                MOST_OBJECTS,
-            )
+            pool = self.exercises(phase, lion.config.num_query_tokens)
             # A CPU pays for what is padded, a GPU for every call of a model that is so small.
             parts = 2 if torch.cuda.is_available() else 8
             batches = LiteracyBatches(pool, self.steps[phase], _LITERACY_BATCH, self.seed, parts)
             teacher = LiteracyTeacher(lion, vocabulary)
             is_trained, decay_steps = _begins_with("language_model"), max(1, self.steps[phase] // 6)
             self.train(phase, teacher, lion.language_model, batches, is_trained, decay_steps)
+            self.exercise_file(phase).unlink(missing_ok=True)
         else:
             self.check_symbols(phase, vocabulary)
             self.load_tower(lion)
@@ -198,6 +193,22 @@ class StagedPhases(Phases):
             )
             teacher = AlignmentTeacher(lion, vocabulary)
             self.train(phase, teacher, lion, batches, _begins_with(*Q_FORMER_PARTS))
+
+    def exercise_file(self, phase: str) -> Path:
+        """Where exercises are kept until the phase is finished: making them takes minutes."""
+        return self.output_dir / phase / "exercises.safetensors"
+
+    def exercises(self, phase: str, num_slots: int) -> ExercisePool:
+        """The exercises of a phase, as an earlier call has left them or made now."""
+        path = self.exercise_file(phase)
+        with PartialState().main_process_first():
+            if path.is_file():
+                return ExercisePool.load(path)
+            logger.info("Making exercises of %d scenes.", _LITERACY_SCENES)
+            pool = ExercisePool.make(self.processor, _LITERACY_SCENES, self.first_scene(phase), num_slots, MOST_OBJECTS)
+            with atomic_file(path) as partial:
+                pool.save(partial)
+            return pool
 
     def load_tower(self, lion: LionForConditionalGeneration) -> None:
         """Give a model the trained tower, its last norm as new: that one is trained with the Q-Former."""

@@ -52,6 +52,16 @@ def test_a_pool_is_the_same_whoever_makes_it(processor):
     assert all(np.array_equal(alone.arrays[name], shared.arrays[name]) for name in alone.arrays)
 
 
+def test_a_pool_that_was_kept_gives_the_same_batches(pool, tmp_path):
+    pool.save(tmp_path / "pool.safetensors")
+    kept = ExercisePool.load(tmp_path / "pool.safetensors")
+    for of_kept, of_pool in zip(
+        LiteracyBatches(kept, 1, 64, 3)[0].values(), LiteracyBatches(pool, 1, 64, 3)[0].values()
+    ):
+        assert of_kept.keys() == of_pool.keys()
+        assert all(torch.equal(of_kept[name], of_pool[name]) for name in of_pool)
+
+
 def test_every_task_has_its_share(pool):
     shares = pool.shares()
     total = sum(TASK_SHARES.values())

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from laboratory.world import staged
 from laboratory.world.backbones import build_processor, steps_by_phase
 from laboratory.world.feature_cache import numbered_rows, run_cached_stage, tower_features, use_features
+from laboratory.world.literacy import ExercisePool
 from laboratory.world.scene import SPLITS, sample_scene
 from laboratory.world.staged import (
     PHASES,
@@ -83,7 +84,12 @@ def test_literacy_goes_on_where_it_was_killed(base, tmp_path, monkeypatch):
     for phase in ("tower", "tagger", "alignment", "processor", "tokenizers"):
         shutil.copytree(before / phase, tmp_path / phase)
     shutil.copytree(before / "literacy" / "checkpoint-1", tmp_path / "literacy" / "checkpoint-1")
-    StagedPhases(tmp_path, steps_by_phase(PHASES, {"literacy": 3}), 0, False, 10).run("literacy")
+    phases = StagedPhases(tmp_path, steps_by_phase(PHASES, {"literacy": 3}), 0, False, 10)
+    phases.exercises("literacy", staged.NUM_SLOTS)
+    with monkeypatch.context() as patch:
+        patch.delattr(ExercisePool, "make")  # exercises that are there are not made again
+        phases.run("literacy")
+    assert not phases.exercise_file("literacy").exists()
     assert json.loads((tmp_path / "literacy" / "trainer_state.json").read_text())["global_step"] == 3
     once, again = (load_file(folder / "literacy" / "weights.safetensors") for folder in (before, tmp_path))
     moved = (once["shared.weight"] - again["shared.weight"]).abs().max()
