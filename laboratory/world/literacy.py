@@ -264,6 +264,7 @@ class LiteracyTeacher(nn.Module):
 
     def _loss(self, weights: torch.Tensor, labels: torch.Tensor, **batch: torch.Tensor) -> torch.Tensor:
         inputs = encoder_inputs(self.lion, self.vocabulary, batch)
-        logits = self.lion.language_model(**inputs, labels=labels).logits
+        read = self.lion.language_model.prepare_decoder_input_ids_from_labels(labels)
+        logits = self.lion.language_model(**inputs, decoder_input_ids=read).logits
         losses = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="none").view(labels.shape)
         return (losses.sum(1) / weights).sum()
