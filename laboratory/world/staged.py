@@ -72,7 +72,7 @@ logger = logging.getLogger(__name__)
 PHASES = {
     "tower": Phase(4000, 1.5e-3),
     "tagger": Phase(1600, 2e-3),
-    "literacy": Phase(5800, 2e-3),
+    "literacy": Phase(3000, 1.5e-3),
     "alignment": Phase(300, 2e-3),
 }
 """The phases."""
@@ -84,7 +84,7 @@ NUM_SLOTS = 4
 """Query tokens: one an object, and one to spare."""
 
 _CHAINS = (("literacy",), ("tower", "tagger"))
-_ALIGNMENT_BATCH, _LITERACY_BATCH = 32, 1024
+_ALIGNMENT_BATCH, _LITERACY_BATCH = 32, 512
 _LITERACY_SCENES = 150_000
 _RIDGE_SCENES = 3000
 _RIDGE_PENALTY = 1.0

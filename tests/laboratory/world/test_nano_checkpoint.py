@@ -10,7 +10,7 @@ from laboratory.world.tokenizer import write_qformer_tokenizer, write_t5_tokeniz
 from lion_multimodal import checkpoints
 from modeling_lion.modeling_lion import LionForConditionalGeneration
 from modeling_lion.modeling_ram import RamForImageTagging
-from processing_lion.processing_lion import LionProcessor
+from processing_lion.processing_lion import CHAT_TEMPLATE, LionProcessor
 
 
 # By name: how many objects the fullest image of its world holds.
@@ -71,6 +71,10 @@ def test_tags_of_held_out_images(tagger):
 def test_tokenizers_are_those_that_the_world_writes(processor, tmp_path):
     assert processor.tokenizer.get_vocab() == write_t5_tokenizer(tmp_path / "t5").get_vocab()
     assert processor.qformer_tokenizer.get_vocab() == write_qformer_tokenizer(tmp_path / "bert").get_vocab()
+
+
+def test_the_processor_is_as_the_package_makes_it(processor):
+    assert processor.chat_template == CHAT_TEMPLATE
 
 
 def test_layout_and_size(directory, model):
