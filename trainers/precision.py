@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
 import torch
+from transformers import TrainingArguments
 
+
+_MIXED_PRECISION = "ACCELERATE_MIXED_PRECISION"
+# What `accelerate launch` was told; whatever is there later, transformers 4 has left there.
+_LAUNCHED_WITH = os.environ.get(_MIXED_PRECISION)
 
 _CPU_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "avx10_1", "sve_bf16", "bf16")
 
@@ -22,3 +28,20 @@ def has_fast_bfloat16(use_cpu: bool = False) -> bool:
     # Older versions of PyTorch do not tell what a processor can do.
     capabilities: Mapping[str, bool | int] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(capabilities.get(name) for name in _CPU_INSTRUCTIONS)
+
+
+def set_mixed_precision(args: TrainingArguments) -> None:
+    """
+    Let the next trainer compute in the precision of its own arguments, or of `accelerate launch` where they name none.
+
+    transformers 4 tells accelerate by an environment variable and leaves it set: a training without `bf16` behind one
+    with it in the same process would compute in bfloat16 as well.
+
+    Args:
+        args (`TrainingArguments`): The trainer's.
+    """
+    precision = "bf16" if args.bf16 else "fp16" if args.fp16 else _LAUNCHED_WITH
+    if precision is None:
+        os.environ.pop(_MIXED_PRECISION, None)
+    else:
+        os.environ[_MIXED_PRECISION] = precision

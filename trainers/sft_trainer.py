@@ -30,6 +30,7 @@ from trainers.collator import LionDataCollator
 from trainers.datasets_lion import expand_conversations
 from trainers.files import find_last_checkpoint, finished_state, write_whole
 from trainers.plots import plot_losses, plot_routers, router_weights
+from trainers.precision import set_mixed_precision
 from trainers.publishing import Push, push_directory
 from trainers.publishing.cards import tag_card
 from trainers.pushing import push_copy
@@ -141,6 +142,7 @@ class LionSFTTrainer(trl.SFTTrainer):
         if compute_metrics is None and args.predict_with_generate:
             compute_metrics = ComputeAnswerMetrics(processing_class)
         callbacks = [*(callbacks or []), _EpochCallback(data_collator)]
+        set_mixed_precision(args)
         try:
             super().__init__(
                 model=model,

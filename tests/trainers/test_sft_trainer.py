@@ -49,6 +49,12 @@ def trainable_state(trainer) -> dict[str, torch.Tensor]:
     return {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
 
 
+def test_a_training_in_bfloat16_leaves_the_next_one_as_it_is(tmp_path, processor, monkeypatch):
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    LionSFTConfig(output_dir=str(tmp_path / "first"), use_cpu=True, bf16=True)
+    assert make_trainer(tmp_path / "second", processor).accelerator.mixed_precision == "no"
+
+
 @pytest.mark.parametrize("accumulation", [1, 3])
 def test_loss_is_the_models_own_over_the_whole_global_batch(tmp_path, processor, accumulation):
     """Answers differ in length: a mean of means over micro-batches would be another number."""
