@@ -8,6 +8,8 @@ from collections.abc import Mapping
 import torch
 from transformers import TrainingArguments
 
+from processing_lion.processing_lion import TRANSFORMERS_5
+
 
 _MIXED_PRECISION = "ACCELERATE_MIXED_PRECISION"
 # What `accelerate launch` was told; whatever is there later, transformers 4 has left there.
@@ -35,11 +37,13 @@ def set_mixed_precision(args: TrainingArguments) -> None:
     Let the next trainer compute in the precision of its own arguments, or of `accelerate launch` where they name none.
 
     transformers 4 tells accelerate by an environment variable and leaves it set: a training without `bf16` behind one
-    with it in the same process would compute in bfloat16 as well.
+    with it in the same process would compute in bfloat16 as well. transformers 5 leaves nothing there, nor does this.
 
     Args:
         args (`TrainingArguments`): The trainer's.
     """
+    if TRANSFORMERS_5:
+        return
     precision = "bf16" if args.bf16 else "fp16" if args.fp16 else _LAUNCHED_WITH
     if precision is None:
         os.environ.pop(_MIXED_PRECISION, None)

@@ -1,6 +1,7 @@
 import copy
 import itertools
 import logging
+import os
 import shutil
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from modeling_lion.modeling_lion import LionForConditionalGeneration
+from processing_lion.processing_lion import TRANSFORMERS_5
 from tests.trainers.conftest import make_rows, tiny_config, tiny_model
 from trainers.collator import LionDataCollator
 from trainers.sft_config import LionSFTConfig
@@ -53,6 +55,9 @@ def test_a_training_in_bfloat16_leaves_the_next_one_as_it_is(tmp_path, processor
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
     LionSFTConfig(output_dir=str(tmp_path / "first"), use_cpu=True, bf16=True)
     assert make_trainer(tmp_path / "second", processor).accelerator.mixed_precision == "no"
+    assert make_trainer(tmp_path / "third", processor, bf16=True).accelerator.mixed_precision == "bf16"
+    if TRANSFORMERS_5:  # a trainer of transformers' own would take it over from there
+        assert "ACCELERATE_MIXED_PRECISION" not in os.environ
 
 
 @pytest.mark.parametrize("accumulation", [1, 3])
