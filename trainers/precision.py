@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 
 import torch
 from transformers import TrainingArguments
 
+from modeling_lion.attention_lion import cpu_multiplies_bfloat16
 from processing_lion.processing_lion import TRANSFORMERS_5
 
 
 _MIXED_PRECISION = "ACCELERATE_MIXED_PRECISION"
 # What `accelerate launch` was told; whatever is there later, transformers 4 has left there.
 _LAUNCHED_WITH = os.environ.get(_MIXED_PRECISION)
-
-_CPU_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "avx10_1", "sve_bf16", "bf16")
 
 
 def has_fast_bfloat16(use_cpu: bool = False) -> bool:
@@ -27,9 +25,7 @@ def has_fast_bfloat16(use_cpu: bool = False) -> bool:
     """
     if torch.cuda.is_available() and not use_cpu:
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    # Older versions of PyTorch do not tell what a processor can do.
-    capabilities: Mapping[str, bool | int] = getattr(torch.cpu, "get_capabilities", dict)()
-    return any(capabilities.get(name) for name in _CPU_INSTRUCTIONS)
+    return cpu_multiplies_bfloat16()
 
 
 def set_mixed_precision(args: TrainingArguments) -> None:

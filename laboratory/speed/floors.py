@@ -2,12 +2,14 @@
 How far the parts of LION are from what the machine allows: each beside its bare matrix products, of the same shapes and
 with the same weights, timed in turns. For one row, that is the time to read the weights once.
 
-What the products leave out is what can be saved: attention scores, norms, activations, adapters that are folded, casts
-and the calls themselves.
+There are two floors. The products of the linear layers leave out what attention multiplies, and that it has to read
+keys and values; `floor-with-attention` has them too. What is left above it can be saved: norms, activations, softmax,
+adapters that are folded, casts and the calls themselves.
 """
 
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import nn
@@ -18,6 +20,7 @@ from laboratory.speed.generation import IMAGE_LEVEL, decoder_steps
 from laboratory.speed.measurement import Side
 from laboratory.speed.session import Session
 from laboratory.speed.sizes import make_inputs, make_lion, randomize_adapters
+from modeling_lion import attention_lion
 from modeling_lion.mixture_of_adapters_lion import LevelRouting
 
 
@@ -34,24 +37,29 @@ _PARTS = {
 
 def measure_floors(session: Session) -> None:
     """Encoder, image and decoder steps beside their bare matrix products, in float32 and bfloat16."""
+    floors = {"floor": "the matrix products of its layers", "floor-with-attention": "these and those of attention"}
     for dtype_name, dtype in DTYPES.items():
-        names = {f"floor/{part}-{dtype_name}": part for part in _PARTS}
+        names = {f"{floor}/{part}-{dtype_name}": (floor, part) for floor in floors for part in _PARTS}
         wanted = session.wanted(*names)
         if not wanted:
             continue
         lion = make_lion(session.sizes, LEVELS, device=session.device, dtype=dtype)
         randomize_adapters(lion)
         for name in wanted:
-            side = _part(session, lion, names[name], dtype)
+            floor, part = names[name]
+            side = _part(session, lion, part, dtype)
             products = record_products(lion, side)
+            attention = record_attention(side) if floor == "floor-with-attention" else []
             flop = sum(2 * states.shape[:-1].numel() * weight.numel() for states, weight in products)
+            # (Scores, then the weighted sum of the values: each is so many multiplications and additions.)
+            flop += sum(4 * query.numel() * key.shape[2] for query, key, _ in attention)
             session.compare(
                 name,
-                f"{_PARTS[names[name]]} : its matrix products ({flop / 1e9:.3g} GFLOP), {dtype_name}",
+                f"{_PARTS[part]} : {floors[floor]} ({flop / 1e9:.3g} GFLOP), {dtype_name}",
                 side,
-                Side("bare products", _multiply(products)),
+                Side("bare products", _multiply(products, attention)),
                 target=_TARGETS.get(name),
-                rounds_per_repeat=session.sizes.answer_tokens if "decode" in name else 1,
+                rounds_per_repeat=session.sizes.answer_tokens if "decode" in part else 1,
             )
 
 
@@ -93,10 +101,31 @@ def record_products(model: nn.Module, side: Side) -> list[tuple[torch.Tensor, to
     return products
 
 
-def _multiply(products: list[tuple[torch.Tensor, torch.Tensor]]) -> Callable[[Any], None]:
+def record_attention(side: Side) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Query, key and value of every attention in one run of `side`: random ones that lie in memory as those do."""
+    recorded: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+    attend = attention_lion.attend_with_weights
+
+    def record(module: nn.Module, *arguments: Any, **kwargs: Any) -> Any:
+        query, key, value = (torch.randn_like(states) for states in arguments[:3])
+        recorded.append((query, key, value))
+        return attend(module, *arguments, **kwargs)
+
+    prepared = side.prepare()
+    with mock.patch.object(attention_lion, "attend_with_weights", record):
+        side.run(prepared)
+    return recorded
+
+
+def _multiply(
+    products: list[tuple[torch.Tensor, torch.Tensor]],
+    attention: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
+) -> Callable[[Any], None]:
     @torch.no_grad()
     def run(_: Any) -> None:
         for states, weight in products:
             F.linear(states, weight)
+        for query, key, value in attention:
+            torch.matmul(torch.matmul(query, key.transpose(2, 3)), value)
 
     return run

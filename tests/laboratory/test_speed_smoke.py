@@ -9,7 +9,7 @@ from transformers.utils import logging as transformers_logging
 
 from laboratory.speed import __main__ as speed
 from laboratory.speed import importing, training
-from laboratory.speed.floors import record_products
+from laboratory.speed.floors import record_attention, record_products
 from laboratory.speed.generation import _same_ids
 from laboratory.speed.measurement import Figure, Side, median_ratio, time_interleaved
 from laboratory.speed.session import Session
@@ -36,6 +36,7 @@ def test_every_comparison_runs_resumes_and_is_reported(tmp_path):
     names = [
         "beam-search/batch-8-beam-5",
         "decode-step/beam-5-batch-8-mixed-levels",
+        "floor-with-attention/decode-step-40-rows-bfloat16",
         "floor/decode-step-40-rows-bfloat16",
         "floor/encoder-float32",
         "floor/image-float32",
@@ -73,6 +74,9 @@ def test_the_floor_is_every_product_of_a_part():
     assert len(products) == len(layers) == TINY.t5_layers * (4 + 3 + 2)
     assert {tuple(states.shape[:2]) for states, _ in products} == {tuple(embeds.shape[:2])}
     assert not any(layer._forward_hooks for layer in layers)
+    attention = record_attention(side)
+    heads = (2, TINY.t5_heads, embeds.shape[1], TINY.d_model // TINY.t5_heads)
+    assert [tuple(states.shape for states in one) for one in attention] == [(heads,) * 3] * TINY.t5_layers
 
 
 def test_trainer_and_bare_loop_learn_the_same(capsys):

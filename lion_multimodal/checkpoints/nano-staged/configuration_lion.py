@@ -377,4 +377,4 @@ _PRESETS: dict[str, dict] = {
 }
 
 
-# Made by write_code, of all code in this folder: 8f483232653f6497460d01cb9d167616
+# Made by write_code, of all code in this folder: 8814a51457dea9c54a873603479281ad

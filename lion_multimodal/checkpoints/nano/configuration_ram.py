@@ -257,4 +257,4 @@ def _validate_swin(config: SwinConfig) -> None:
 __all__ = ["RamConfig"]
 
 
-# Made by write_code, of all code in this folder: 8f483232653f6497460d01cb9d167616
+# Made by write_code, of all code in this folder: 8814a51457dea9c54a873603479281ad

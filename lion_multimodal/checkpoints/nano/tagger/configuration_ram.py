@@ -257,4 +257,4 @@ def _validate_swin(config: SwinConfig) -> None:
 __all__ = ["RamConfig"]
 
 
-# Made by write_code, of all code in this folder: 95d9b18fb1de8e13fd26a1830813a9a3
+# Made by write_code, of all code in this folder: 01ba898bd237e5f1327f3e4e32736899
