@@ -4,6 +4,8 @@ import dataclasses
 import importlib
 import json
 import logging
+import os
+import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -301,9 +303,27 @@ def _load(source: SourceRecipe, name: str, num_processes: int) -> AnyDataset:
 
 
 def load_function(name: str) -> Callable:
-    """The function that `"module:function"` names."""
+    """
+    The function that `"module:function"` names, of an installed module or of one in the current directory.
+
+    Raises:
+        ValueError: there is no such module or function.
+        ImportError: the module needs another one, which is not installed.
+    """
     module, _, attribute = name.partition(":")
-    function = getattr(importlib.import_module(module), attribute, None)
+    directory = os.getcwd()
+    # A command, unlike `python -m`, does not look there. Behind all else: no folder of one's own replaces a package.
+    if directory not in sys.path and "" not in sys.path:
+        sys.path.append(directory)
+    try:
+        function = getattr(importlib.import_module(module), attribute, None)
+    except ModuleNotFoundError as error:
+        if f"{module}.".startswith(f"{error.name}."):
+            raise ValueError(
+                f"{name!r} names a function of {module!r}: no such module is installed, or in the current directory "
+                f"({directory})."
+            ) from error
+        raise ImportError(f"{module!r}, of which {name!r} is a function, needs {error.name!r}: {error}") from error
     if not callable(function):
         raise ValueError(f"{module!r} has no function {attribute!r}.")
     return function

@@ -1,9 +1,11 @@
+import sys
+
 import datasets
 import pyarrow.parquet as pq
 import pytest
 
 from tests.trainers.conftest import make_image, make_rows
-from trainers.datasets_lion import ROW_FEATURES, build_dataset
+from trainers.datasets_lion import ROW_FEATURES, build_dataset, load_function
 from trainers.recipe import SourceRecipe
 from trainers.rows import BadRowError, BadRows, open_image
 
@@ -162,3 +164,31 @@ def test_images_are_not_copied(folder):
         table = datasets.Dataset.from_file(file)
         assert "image" not in table.column_names
     assert pq.read_table(folder / "rows.parquet").num_rows == 6
+
+
+@pytest.fixture
+def as_a_command(monkeypatch, tmp_path):
+    """The current directory is not on Python's path, as it is not for a command that pip installs."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry != ""])
+    yield tmp_path
+    for name in ("own_rows", "own_broken_rows"):
+        sys.modules.pop(name, None)
+
+
+def test_function_of_a_recipe_may_be_in_the_current_directory(as_a_command):
+    (as_a_command / "own_rows.py").write_text("def build(): return 7\n")
+    # A file of one's own does not take a package's place.
+    (as_a_command / "datasets.py").write_text("raise AssertionError\n")
+    assert load_function("own_rows:build")() == 7
+    assert sys.path[-1] == str(as_a_command)
+
+
+def test_function_of_a_recipe_that_is_nowhere(as_a_command):
+    with pytest.raises(ValueError, match=r"'own_rows.inner:build' .*'own_rows.inner'.* current directory"):
+        load_function("own_rows.inner:build")
+    (as_a_command / "own_broken_rows.py").write_text("import not_to_be_had\n")
+    # (ModuleNotFoundError would be taken for an extra of this package.)
+    with pytest.raises(ImportError, match="'own_broken_rows'.* needs 'not_to_be_had'") as caught:
+        load_function("own_broken_rows:build")
+    assert caught.type is ImportError
