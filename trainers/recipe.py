@@ -62,7 +62,8 @@ class SourceRecipe:
             (`"rows-*.parquet"`), a directory written by `Dataset.save_to_disk`, any other directory that
             `datasets.load_dataset` understands (an imagefolder, Parquet files), or a Hub name.
         builder (`str`, *optional*):
-            Instead of `path`: `"module:function"` that returns a `datasets.Dataset` or `IterableDataset`.
+            Instead of `path`: `"module:function"`, of an installed module or of one in the current directory. Returns a
+            `datasets.Dataset` or `IterableDataset`.
         builder_kwargs (`dict`, *optional*): Arguments of `builder`.
         config (`str`, *optional*): Configuration name of a dataset that has several.
         split (`str`, *optional*, defaults to `"train"`): Split, slices such as `"train[:1000]"` included.
@@ -246,8 +247,9 @@ class StageZeroRecipe:
 
     Args:
         function (`str`):
-            `"module:function"`, called as `function(output_dir=Path, resume=bool, **kwargs)`. Returns the directory of
-            a `LionForConditionalGeneration` and its processor, at once when an earlier call finished it.
+            `"module:function"`, found as `builder` is and called as `function(output_dir=Path, resume=bool, **kwargs)`.
+            Returns the directory of a `LionForConditionalGeneration` and its processor, at once when an earlier call
+            finished it.
         kwargs (`dict`): Its further arguments.
     """
 
