@@ -25,6 +25,8 @@ from modeling_lion.mixture_of_adapters_lion import LevelRouting
 
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_WITH_ATTENTION = "floor-with-attention"
+_FLOORS = {"floor": "the matrix products of its layers", _WITH_ATTENTION: "these and those of attention"}
 # Where there is something to reach: on processors that multiply matrices of bfloat16.
 _TARGETS = {"floor/encoder-bfloat16": 1.5, "floor/decode-step-40-rows-bfloat16": 1.3}
 _PARTS = {
@@ -37,9 +39,8 @@ _PARTS = {
 
 def measure_floors(session: Session) -> None:
     """Encoder, image and decoder steps beside their bare matrix products, in float32 and bfloat16."""
-    floors = {"floor": "the matrix products of its layers", "floor-with-attention": "these and those of attention"}
     for dtype_name, dtype in DTYPES.items():
-        names = {f"{floor}/{part}-{dtype_name}": (floor, part) for floor in floors for part in _PARTS}
+        names = {f"{floor}/{part}-{dtype_name}": (floor, part) for floor in _FLOORS for part in _PARTS}
         wanted = session.wanted(*names)
         if not wanted:
             continue
@@ -49,13 +50,13 @@ def measure_floors(session: Session) -> None:
             floor, part = names[name]
             side = _part(session, lion, part, dtype)
             products = record_products(lion, side)
-            attention = record_attention(side) if floor == "floor-with-attention" else []
+            attention = record_attention(side) if floor == _WITH_ATTENTION else []
             flop = sum(2 * states.shape[:-1].numel() * weight.numel() for states, weight in products)
             # (Scores, then the weighted sum of the values: each is so many multiplications and additions.)
             flop += sum(4 * query.numel() * key.shape[2] for query, key, _ in attention)
             session.compare(
                 name,
-                f"{_PARTS[part]} : {floors[floor]} ({flop / 1e9:.3g} GFLOP), {dtype_name}",
+                f"{_PARTS[part]} : {_FLOORS[floor]} ({flop / 1e9:.3g} GFLOP), {dtype_name}",
                 side,
                 Side("bare products", _multiply(products, attention)),
                 target=_TARGETS.get(name),

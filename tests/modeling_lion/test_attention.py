@@ -46,7 +46,7 @@ def test_one_query_is_rounded_once(dtype):
 def test_few_queries_to_many_keys_are_as_precise_as_fused(num_queries, with_bias, monkeypatch):
     monkeypatch.setattr(attention_lion, "cpu_multiplies_bfloat16", lambda: True)
     generator = torch.Generator().manual_seed(0)
-    # Large scores, as T5 has them, who does not scale: in bfloat16 they would be wrong by up to an eighth.
+    # Large scores, as T5 has them, which does not scale: in bfloat16 they would be wrong by up to an eighth.
     lengths = (num_queries, 170, 170)
     query, key, value = (torch.randn(8, 16, n, 64, generator=generator).bfloat16() for n in lengths)
     bias = torch.randn(8, 1, 1, 170, generator=generator).bfloat16() if with_bias else None

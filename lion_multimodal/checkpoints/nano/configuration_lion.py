@@ -377,4 +377,4 @@ _PRESETS: dict[str, dict] = {
 }
 
 
-# Made by write_code, of all code in this folder: 8814a51457dea9c54a873603479281ad
+# Made by write_code, of all code in this folder: 77c01f17e32be7205432abbca9c46085

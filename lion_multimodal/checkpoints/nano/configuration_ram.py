@@ -257,4 +257,4 @@ def _validate_swin(config: SwinConfig) -> None:
 __all__ = ["RamConfig"]
 
 
-# Made by write_code, of all code in this folder: 8814a51457dea9c54a873603479281ad
+# Made by write_code, of all code in this folder: 77c01f17e32be7205432abbca9c46085

@@ -257,4 +257,4 @@ def _validate_swin(config: SwinConfig) -> None:
 __all__ = ["RamConfig"]
 
 
-# Made by write_code, of all code in this folder: 01ba898bd237e5f1327f3e4e32736899
+# Made by write_code, of all code in this folder: 9cdf55a297071b16ab2008c13ecc0769
